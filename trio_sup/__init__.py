@@ -1,0 +1,77 @@
+"""A structured-concurrency supervisor for gRPC backend processes.
+
+The public names load lazily, so that `trio-sup --version` does not pay for Trio.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._phases import Cause as Cause
+    from ._phases import Phase as Phase
+    from ._phases import Then as Then
+    from ._reports import Backend as Backend
+    from ._reports import ExitReport as ExitReport
+    from ._reports import ExitStatus as ExitStatus
+    from ._reports import StopReport as StopReport
+    from ._reports import Survivor as Survivor
+    from ._values import BackendSpec as BackendSpec
+    from ._values import Choice as Choice
+    from ._values import ProcessKey as ProcessKey
+    from ._values import Readiness as Readiness
+    from .engine import Supervisor as Supervisor
+    from .engine import open_supervisor as open_supervisor
+    from .errors import AttemptCrashed as AttemptCrashed
+    from .errors import CallFailed as CallFailed
+    from .errors import ConfigError as ConfigError
+    from .errors import DiedDuringStartup as DiedDuringStartup
+    from .errors import InvalidCommand as InvalidCommand
+    from .errors import InvalidOptions as InvalidOptions
+    from .errors import InvalidValue as InvalidValue
+    from .errors import LaunchFailed as LaunchFailed
+    from .errors import NoPortAvailable as NoPortAvailable
+    from .errors import NotReadyInTime as NotReadyInTime
+    from .errors import SpecConflict as SpecConflict
+    from .errors import StartFailed as StartFailed
+    from .errors import StateDirectoryInUse as StateDirectoryInUse
+    from .errors import StopFailed as StopFailed
+    from .errors import StoppedDuringStartup as StoppedDuringStartup
+    from .errors import SupervisorClosed as SupervisorClosed
+    from .errors import TooFewDescriptors as TooFewDescriptors
+    from .errors import TrioSupError as TrioSupError
+    from .errors import UnknownStrategy as UnknownStrategy
+    from .errors import Unsupported as Unsupported
+    from .hookspecs import hookimpl as hookimpl
+
+_HOMES = {
+    "_phases": ("Cause", "Phase", "Then"),
+    "_reports": ("Backend", "ExitReport", "ExitStatus", "StopReport", "Survivor"),
+    "_values": ("BackendSpec", "Choice", "ProcessKey", "Readiness"),
+    "engine": ("Supervisor", "open_supervisor"),
+    "errors": (
+        "AttemptCrashed", "CallFailed", "ConfigError", "DiedDuringStartup", "InvalidCommand", "InvalidOptions",
+        "InvalidValue", "LaunchFailed", "NoPortAvailable", "NotReadyInTime", "SpecConflict", "StartFailed",
+        "StateDirectoryInUse", "StopFailed", "StoppedDuringStartup", "SupervisorClosed", "TooFewDescriptors",
+        "TrioSupError", "UnknownStrategy", "Unsupported",
+    ),
+    "hookspecs": ("hookimpl",),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,69 @@
+"""The life of a slot: its phases, and the one table of moves between them."""
+
+from __future__ import annotations
+
+import enum
+
+from .errors import TrioSupError
+
+
+class Phase(enum.Enum):
+    """Where a slot stands."""
+
+    WAITING = "waiting"
+    """Wanted; no process, no port; waits for something it names."""
+    STARTING = "starting"
+    """Port held, process launched, not ready yet."""
+    READY = "ready"
+    """Answers health, identity proven, may be handed out."""
+    STOPPING = "stopping"
+    """The tree is being ended and proven gone; entry and port stay reserved."""
+    STOP_FAILED = "stop-failed"
+    """Survivors proven, named and watched; the port stays reserved."""
+    GONE = "gone"
+    """No process, no port, no entry."""
+
+
+class Cause(enum.Enum):
+    """What ended an attempt."""
+
+    ASKED = "asked to stop"
+    EXITED = "ended by itself"
+    DEADLINE = "readiness deadline"
+    PORT_TAKEN = "port already in use"
+    ABANDONED = "nobody waits for it any more"
+    REPLACED = "replaced by another specification"
+    STALE_DIRECTORY = "its directory was replaced on disk"
+    SHUTDOWN = "shutdown"
+    INTERNAL_ERROR = "internal error"
+
+
+class Then(enum.Enum):
+    """What follows once the tree of a stopping attempt is gone."""
+
+    GONE = "gone"
+    START = "start"
+
+
+MOVES: dict[Phase, frozenset[Phase]] = {
+    Phase.WAITING: frozenset({Phase.STARTING, Phase.GONE}),
+    Phase.STARTING: frozenset({Phase.READY, Phase.STOPPING}),
+    Phase.READY: frozenset({Phase.STOPPING}),
+    Phase.STOPPING: frozenset({Phase.WAITING, Phase.STOP_FAILED, Phase.GONE}),
+    Phase.STOP_FAILED: frozenset({Phase.STOPPING, Phase.WAITING, Phase.GONE}),
+    Phase.GONE: frozenset({Phase.WAITING}),
+}
+
+
+class ForbiddenMove(TrioSupError):
+    """A move that the table of phases does not have: a bug in trio-sup."""
+
+
+def check_move(old: Phase, new: Phase) -> None:
+    """Refuse a move that the table does not have.
+
+    Raises:
+        ForbiddenMove: It is not in the table.
+    """
+    if new not in MOVES[old]:
+        raise ForbiddenMove(f"no move from {old.name} to {new.name}")

@@ -1,0 +1,132 @@
+"""What was: how attempts ended, and the snapshots handed to callers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+import attrs
+
+from ._phases import Cause, Phase
+from ._values import BackendSpec, ProcessKey
+
+
+@attrs.frozen
+class ExitStatus:
+    """How a process ended: by a code or by a signal; neither if somebody else collected it."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            try:
+                return f"killed by {signal.Signals(self.signal).name}"
+            except ValueError:
+                return f"killed by signal {self.signal}"
+        return f"exit code {self.code}" if self.code is not None else "unknown exit status"
+
+
+@attrs.frozen
+class Survivor:
+    """A process of a backend's tree that could not be ended."""
+
+    pid: int
+    command: str
+    why: str = "still alive after SIGKILL"
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.command}): {self.why}"
+
+
+@attrs.frozen(kw_only=True)
+class ExitReport:
+    """How one attempt ended.
+
+    Attributes:
+        cause: What ended the attempt.
+        asked: Whether that was somebody's wish (a stop, a replacement, a shutdown).
+        phase: The phase it was in when its end began.
+        status: Exit code or signal of the process; None if it still lives (see survivors).
+        success: It was asked for, or ended by itself with a success code.
+        ended_at: Wall-clock time (seconds since the epoch) when its end was complete.
+        lived: Seconds from launch to the end of the process.
+        stop_seconds: Seconds from the beginning of its end until the tree was proven gone.
+        killed: Whether SIGKILL was needed.
+        left_children: Processes of the tree that were still alive after the leader had ended and were killed.
+        last_health_error: Why the last health check failed, if the last one did.
+        stderr_tail: The last lines (at most 20) it wrote to stderr.
+        traceback: For an internal error.
+    """
+
+    key: ProcessKey
+    generation: int
+    pid: int
+    cause: Cause
+    phase: Phase
+    status: ExitStatus | None
+    success: bool
+    ended_at: float
+    lived: float
+    stop_seconds: float
+    killed: bool = False
+    left_children: int = 0
+    survivors: Sequence[Survivor] = ()
+    last_health_error: str | None = None
+    stderr_tail: str = attrs.field(default="", repr=False)
+    traceback: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def asked(self) -> bool:
+        return self.cause in (Cause.ASKED, Cause.REPLACED, Cause.SHUTDOWN, Cause.ABANDONED)
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.cause.value}): {self.status or 'still alive'}"
+
+
+@attrs.frozen(kw_only=True)
+class StopReport:
+    """What a stop achieved for one key.
+
+    Attributes:
+        gone: Whether the whole tree is proven gone.
+        survivors: What is still alive, if it is not.
+        report: The exit report of the attempt that was ended; None if there was no process.
+    """
+
+    key: ProcessKey
+    generation: int
+    gone: bool
+    survivors: Sequence[Survivor] = ()
+    report: ExitReport | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Backend:
+    """A frozen snapshot of one slot, as of one generation.
+
+    Attributes:
+        address: ``host:port``; None unless it was READY.
+        port: The port it holds; None while WAITING.
+        pid: Process id of the leader; None while WAITING.
+        start_seconds: From launch to READY.
+        started_at: Wall-clock time of the launch, seconds since the epoch.
+        waits_for: While WAITING, what for.
+    """
+
+    key: ProcessKey
+    generation: int
+    phase: Phase
+    spec: BackendSpec
+    address: str | None = None
+    port: int | None = None
+    pid: int | None = None
+    started_at: float | None = None
+    start_seconds: float | None = None
+    waits_for: str | None = None
+    survivors: Sequence[Survivor] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the backend that runs here."""
+        return self.spec.name

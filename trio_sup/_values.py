@@ -1,0 +1,307 @@
+"""What is asked for: process keys and backend specifications, checked on the way in."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from ._units import seconds
+from .errors import InvalidValue
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_ENV_NAME = re.compile(r"[^=\0]+")
+
+
+def _checked_model(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise InvalidValue(value, "a model name must be non-empty printable text")
+    return value
+
+
+def _checked_replica(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidValue(value, "a replica must be a whole number, counted from 0")
+    return value
+
+
+@attrs.frozen(order=True)
+class ProcessKey:
+    """Names one running slot of a backend: written ``model#replica``, compared by its fields.
+
+    Args:
+        model: Non-empty printable text; may itself contain ``#``.
+        replica: Counted from 0.
+
+    Raises:
+        InvalidValue: The model is empty or the replica is not a whole number ≥ 0.
+    """
+
+    model: str = attrs.field(converter=_checked_model)
+    replica: int = attrs.field(default=0, converter=_checked_replica)
+
+    @classmethod
+    def parse(cls, text: str) -> ProcessKey:
+        """Read ``model#replica``, split at the last ``#``.
+
+        Raises:
+            InvalidValue: There is no ``#``, no model before it, or no whole number after it.
+        """
+        model, hash_sign, replica = text.rpartition("#") if isinstance(text, str) else ("", "", "")
+        if not hash_sign or not model or not (replica.isascii() and replica.isdecimal()):
+            raise InvalidValue(text, 'expected a process key such as "model#0"')
+        return cls(model, int(replica))
+
+    def __str__(self) -> str:
+        return f"{self.model}#{self.replica}"
+
+
+@attrs.frozen(init=False)
+class Choice:
+    """A strategy chosen by name, with the options it is built from: ``Choice("affinity", quarantine="30s")``."""
+
+    name: str
+    options: Mapping[str, Any] = attrs.field(hash=False)
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.__attrs_init__(name, options)  # type: ignore[attr-defined]  # attrs makes it, mypy's plugin does not know
+
+
+def to_choice(value: Any) -> Any:
+    """Read a strategy setting: a name, a table with ``strategy`` and options, or the strategy object itself.
+
+    Raises:
+        InvalidValue: It is a table without ``strategy``, or an empty name.
+    """
+    if isinstance(value, str):
+        if not value:
+            raise InvalidValue(value, "a strategy name must not be empty")
+        return Choice(value)
+    if isinstance(value, Mapping):
+        options = dict(value)
+        name = options.pop("strategy", None)
+        if not isinstance(name, str) or not name:
+            raise InvalidValue(value, 'expected a name, or a table such as { strategy = "name", … }')
+        return Choice(name, **options)
+    return value
+
+
+def _seconds_above_zero(value: object) -> float:
+    result = seconds(value)
+    if result <= 0:
+        raise InvalidValue(value, "must be longer than 0 seconds")
+    return result
+
+
+def _naming_its_field(convert: Callable[[Any], Any], *, optional: bool = False) -> Any:
+    """Wrap a converter so that its complaint names the field it is about."""
+
+    def wrapped(value: Any, field: attrs.Attribute[Any]) -> Any:
+        if optional and value is None:
+            return None
+        try:
+            return convert(value)
+        except InvalidValue as error:
+            raise InvalidValue(error.value, f"{field.name}: {error.why}") from None
+
+    return attrs.Converter(wrapped, takes_field=True)  # type: ignore[call-overload, unused-ignore]  # stubs lag attrs
+
+
+@attrs.frozen(kw_only=True)
+class Readiness:
+    """How it is told that a started process may take calls.
+
+    Args:
+        probe: ``"localai"`` (Health must answer exactly ``OK``), ``"grpc-health"``, ``"tcp"``, ``"http"``,
+            ``"exec"``, a [`Choice`][trio_sup.Choice] with options, a table, or a probe object.
+        timeout: Seconds from launch until it must be ready.
+        interval: Longest wait, in seconds, between two checks.
+        call_timeout: Seconds that one check may take.
+
+    Source: 30 s, 200 ms and 2 s are the LocalAI worker's numbers.
+    """
+
+    probe: Any = attrs.field(default=Choice("localai"), converter=_naming_its_field(to_choice))
+    timeout: float = attrs.field(default=30.0, converter=_naming_its_field(_seconds_above_zero))
+    interval: float = attrs.field(default=0.2, converter=_naming_its_field(_seconds_above_zero))
+    call_timeout: float = attrs.field(default=2.0, converter=_naming_its_field(_seconds_above_zero))
+
+
+def to_signal(value: object) -> signal.Signals:
+    """Read a signal: a member of `signal.Signals`, a number, or a name such as ``"SIGINT"`` or ``"INT"``."""
+    try:
+        if isinstance(value, str):
+            return signal.Signals[value if value.startswith("SIG") else f"SIG{value}"]
+        if isinstance(value, int) and not isinstance(value, bool):
+            return signal.Signals(value)
+    except (KeyError, ValueError):
+        pass
+    raise InvalidValue(value, 'expected a signal such as "SIGTERM"')
+
+
+def _to_command(value: object) -> tuple[str, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidValue(value, "a command is a list: the program and its arguments")
+    command = tuple(os.fspath(part) if isinstance(part, os.PathLike) else part for part in value)
+    if not command:
+        raise InvalidValue(value, "a command must not be empty: give the program and its arguments")
+    for part in command:
+        if not isinstance(part, str) or "\0" in part:
+            raise InvalidValue(part, "a command consists of texts without NUL characters")
+    if not command[0]:
+        raise InvalidValue(value, "the program of a command must not be empty")
+    return command
+
+
+def _to_environment(value: object) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise InvalidValue(value, "an environment is a table of names and texts")
+    for name, text in value.items():
+        if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
+            raise InvalidValue(name, "not a name for an environment variable")
+        if not isinstance(text, str) or "\0" in text:
+            raise InvalidValue(text, f"the environment variable {name} must be text without NUL characters")
+    return dict(value)
+
+
+def _to_path(value: object) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise InvalidValue(value, "expected a path")
+    return Path(value)
+
+
+def _to_name(value: object) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidValue(value, "a backend name starts with a letter or digit, then letters, digits and . _ + -")
+    return value
+
+
+def _to_names(value: object) -> frozenset[str]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidValue(value, "aliases are a list of names")
+    return frozenset(_to_name(name) for name in value)
+
+
+def _to_codes(value: object) -> frozenset[int]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidValue(value, "success codes are a list of numbers from 0 to 255")
+    codes = list(value)
+    for code in codes:
+        if not isinstance(code, int) or isinstance(code, bool) or not 0 <= code <= 255:
+            raise InvalidValue(code, "a success code is a number from 0 to 255")
+    return frozenset(codes)
+
+
+def _to_host(value: object) -> str:
+    if not isinstance(value, str) or not value or not re.fullmatch(r"[A-Za-z0-9._:%-]+", value):
+        raise InvalidValue(value, "expected a host name or an IP address without port")
+    return value
+
+
+def _to_token(value: object) -> str:
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
+        raise InvalidValue("(hidden)", "a token must be non-empty printable ASCII text")
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[object], Any]:
+    def convert(value: object) -> Any:
+        if value not in choices:
+            raise InvalidValue(value, f"expected one of {', '.join(map(repr, choices))}")
+        return value
+
+    return convert
+
+
+def _to_bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidValue(value, "expected true or false")
+    return value
+
+
+def _to_readiness(value: object) -> Readiness:
+    if not isinstance(value, Readiness):
+        raise InvalidValue(value, "expected a trio_sup.Readiness")
+    return value
+
+
+@attrs.frozen(kw_only=True)
+class BackendSpec:
+    """What to run: a program that serves gRPC, and how to start, recognise and stop it.
+
+    Args:
+        name: Name of the backend; letters, digits and ``. _ + -``.
+        command: Program and arguments. ``{host}``, ``{port}`` and ``{address}`` are filled in; if none of them is
+            used, ``--addr host:port`` is appended. A program without ``/`` is looked up on the PATH of the
+            backend's environment; one with ``/`` is relative to ``cwd``.
+        aliases: Other names that mean this same backend.
+        cwd: Working directory; the supervisor's own by default.
+        env: Variables set on top of the inherited environment and of ``env_file``.
+        env_file: A file of ``NAME=value`` lines, read at each start.
+        clear_env: Start from an empty environment instead of the supervisor's own.
+        host: Address the backend binds to and is called at.
+        token: Bearer token its calls must carry; given to it as ``LOCALAI_GRPC_AUTH_TOKEN``. Never shown.
+        stop_signal: The polite signal.
+        signal_to: Who receives the polite signal: ``"group"`` (every process of its group) or ``"leader"`` (only the
+            process itself, for a server that stops its own workers and must not lose them first).
+        grace: Seconds between the polite signal and SIGKILL.
+        success_codes: Exit codes that count as success when it ends by itself.
+        stop_policy: How to ask it to end; None takes the supervisor's choice.
+        identity: ``"auto"`` (a stranger on the port is never taken for the backend; what cannot be told falls back to
+            the socket's user), ``"strict"`` (what cannot be told is not ready) or ``"off"``.
+        readiness: How it is told that it may take calls.
+        directory: The directory whose replacement on disk makes a running process stale; by default ``cwd``, else
+            the directory of the program.
+
+    Raises:
+        InvalidValue: A field makes no sense; the message names it.
+
+    Source: grace 15 s and the token's variable are the LocalAI worker's.
+    """
+
+    name: str = attrs.field(converter=_naming_its_field(_to_name))
+    command: Sequence[str] = attrs.field(converter=_naming_its_field(_to_command))
+    aliases: frozenset[str] = attrs.field(default=frozenset(), converter=_naming_its_field(_to_names))
+    cwd: Path | None = attrs.field(default=None, converter=_naming_its_field(_to_path, optional=True))
+    env: Mapping[str, str] = attrs.field(factory=dict, converter=_naming_its_field(_to_environment), hash=False, repr=False)
+    env_file: Path | None = attrs.field(default=None, converter=_naming_its_field(_to_path, optional=True))
+    clear_env: bool = attrs.field(default=False, converter=_naming_its_field(_to_bool))
+    host: str = attrs.field(default="127.0.0.1", converter=_naming_its_field(_to_host))
+    token: str | None = attrs.field(default=None, converter=_naming_its_field(_to_token, optional=True), repr=False)
+    stop_signal: signal.Signals = attrs.field(default=signal.SIGTERM, converter=_naming_its_field(to_signal))
+    signal_to: Literal["leader", "group"] = attrs.field(default="group", converter=_naming_its_field(_one_of("leader", "group")))
+    grace: float = attrs.field(default=15.0, converter=_naming_its_field(seconds))
+    success_codes: frozenset[int] = attrs.field(default=frozenset({0}), converter=_naming_its_field(_to_codes))
+    stop_policy: Any = attrs.field(default=None, converter=_naming_its_field(to_choice, optional=True))
+    identity: Literal["strict", "auto", "off"] = attrs.field(default="auto", converter=_naming_its_field(_one_of("strict", "auto", "off")))
+    readiness: Readiness = attrs.field(factory=Readiness, converter=_naming_its_field(_to_readiness))
+    directory: Path | None = attrs.field(default=None, converter=_naming_its_field(_to_path, optional=True))
+
+    def names(self) -> frozenset[str]:
+        """The name and all aliases."""
+        return self.aliases | {self.name}
+
+    def differs_from(self, other: BackendSpec) -> tuple[str, ...]:
+        """Names of the fields in which a process started from *other* would not be what this asks for.
+
+        Two specifications name the same backend if the name of one is the name or an alias of the other;
+        a shared alias alone is not enough.
+        """
+        same_backend = self.name in other.names() or other.name in self.names()
+        fields = [field.name for field in attrs.fields(BackendSpec) if field.name not in ("name", "aliases")]
+        differing = [name for name in fields if getattr(self, name) != getattr(other, name)]
+        return tuple(differing if same_backend else ["name", *differing])
+
+
+def to_key(value: ProcessKey | str) -> ProcessKey:
+    """A process key, or the text of one.
+
+    Raises:
+        InvalidValue: The text is not a process key.
+    """
+    return value if isinstance(value, ProcessKey) else ProcessKey.parse(value)

@@ -1,0 +1,278 @@
+"""Every error that trio-sup raises, shallow branches by what the caller can do about it.
+
+All are subclasses of [`TrioSupError`][trio_sup.TrioSupError] and carry their data in attributes,
+so that code never has to parse a message.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from ._reports import ExitReport, StopReport
+    from ._values import ProcessKey
+
+_error = attrs.define(slots=False, eq=False)
+
+
+class TrioSupError(Exception):
+    """Base of all errors that trio-sup raises."""
+
+
+class Unsupported(TrioSupError):
+    """This platform cannot run the supervisor: it needs Linux 5.4 or newer."""
+
+
+# ---- misuse: nothing was changed
+
+
+@_error
+class InvalidValue(TrioSupError, ValueError):
+    """A value that cannot be meant."""
+
+    value: object
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.why} (got {self.value!r})"
+
+
+@_error
+class InvalidCommand(TrioSupError):
+    """The command of a backend cannot be executed."""
+
+    command: Sequence[str]
+    why: str
+
+    def __str__(self) -> str:
+        return f"cannot run {self.command[0]!r}: {self.why}"
+
+
+@_error
+class SpecConflict(TrioSupError):
+    """The key already runs from another specification."""
+
+    key: ProcessKey
+    differing: Sequence[str]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} already runs from another specification (differs in {', '.join(self.differing)}). "
+            "Stop it first, or start with replace=True."
+        )
+
+
+@_error
+class SupervisorClosed(TrioSupError):
+    """The supervisor is shutting down or has ended: it starts nothing any more."""
+
+    def __str__(self) -> str:
+        return "the supervisor is shutting down or has ended, and starts nothing any more"
+
+
+@_error
+class UnknownStrategy(TrioSupError):
+    """No plugin offers a strategy of this kind and name."""
+
+    kind: str
+    name: str
+    known: Sequence[str]
+
+    def __str__(self) -> str:
+        near = difflib.get_close_matches(self.name, self.known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown {self.kind} {self.name!r}: known are {', '.join(self.known)}{hint}"
+
+
+@_error
+class InvalidOptions(TrioSupError):
+    """A strategy cannot be built from these options."""
+
+    kind: str
+    name: str
+    problems: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"bad options for {self.kind} {self.name!r}: " + "; ".join(self.problems)
+
+
+@_error
+class StateDirectoryInUse(TrioSupError):
+    """Another supervisor works in this state directory."""
+
+    path: str
+    pid: int | None
+
+    def __str__(self) -> str:
+        who = f"another trio-sup (pid {self.pid})" if self.pid else "another trio-sup"
+        return f"{who} uses the state directory {self.path}. Stop it first, or give another one with --state-dir."
+
+
+@_error
+class ConfigError(TrioSupError):
+    """The configuration cannot be used; all problems at once, each with its path."""
+
+    path: str
+    problems: Sequence[str]
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.path}: {len(self.problems)} problem(s)", *(f"  {p}" for p in self.problems)])
+
+
+# ---- a backend did not start
+
+
+@_error
+class StartFailed(TrioSupError):
+    """A start ended without a ready backend. Base of the reasons below.
+
+    Attributes:
+        key: The slot that was to be filled.
+        generation: Which attempt it was; 0 if none was begun.
+        elapsed: Seconds since the attempt began.
+        address: ``host:port`` the backend was to serve on, or None if it had none yet.
+        report: How the process ended, or None if there was none.
+        stderr_tail: The last lines (at most 20) it wrote to stderr.
+        last_health_error: Why the last health check failed, or None.
+    """
+
+    key: ProcessKey
+    generation: int = 0
+    elapsed: float = 0.0
+    address: str | None = None
+    report: ExitReport | None = None
+    stderr_tail: str = ""
+    last_health_error: str | None = None
+
+    def _with_output(self, text: str) -> str:
+        if self.last_health_error:
+            text += f" Last health error: {self.last_health_error}."
+        return f"{text} Its last output on stderr:\n{self.stderr_tail or '(nothing)'}"
+
+
+@_error
+class DiedDuringStartup(StartFailed):
+    """The process ended before it was ready."""
+
+    def __str__(self) -> str:
+        status = self.report.status if self.report else "unknown status"
+        hint = ""
+        if self.report is not None and self.report.left_children:
+            hint = " It left children running, which were ended: run it in the foreground, without daemonizing."
+        return self._with_output(f"{self.key} died during startup after {self.elapsed:.1f} s: {status}.{hint}")
+
+
+@_error
+class NotReadyInTime(StartFailed):
+    """The process lived but was not ready before the deadline."""
+
+    timeout: float = 0.0
+
+    def __str__(self) -> str:
+        return self._with_output(
+            f"{self.key} did not become ready within {self.timeout:g}s on {self.address}. "
+            "Raise readiness.timeout if it loads slowly."
+        )
+
+
+@_error
+class StoppedDuringStartup(StartFailed):
+    """A stop, a shutdown or a replacement overtook the start."""
+
+    cause: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key} was stopped during startup: {self.cause}"
+
+
+@_error
+class LaunchFailed(StartFailed):
+    """The operating system refused to start the process."""
+
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key} could not be launched: {self.why}"
+
+
+@_error
+class TooFewDescriptors(LaunchFailed):
+    """The process may not open the descriptors that one more backend needs."""
+
+    limit: int = 0
+    need: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} could not be launched: it needs {self.need} file descriptors and the limit is {self.limit}. "
+            "Raise it with `ulimit -n` (or LimitNOFILE=)."
+        )
+
+
+@_error
+class NoPortAvailable(StartFailed):
+    """The port strategy has no port to give."""
+
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"no port for {self.key}: {self.why}"
+
+
+@_error
+class AttemptCrashed(StartFailed):
+    """An internal error ended this attempt; the report carries the traceback."""
+
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key} was ended by an internal error, please report it: {self.why}"
+
+
+# ---- a backend did not stop
+
+
+@_error
+class StopFailed(TrioSupError):
+    """Something of a backend is still alive after everything was tried.
+
+    Attributes:
+        reports: One per backend that was to end; those with survivors name them.
+    """
+
+    reports: Sequence[StopReport]
+
+    def __str__(self) -> str:
+        failed = [report for report in self.reports if not report.gone]
+        return "\n".join(
+            f"{report.key} could not be ended: "
+            + "; ".join(str(survivor) for survivor in report.survivors)
+            + ". Its port stays reserved; stop or start it again to try once more."
+            for report in failed
+        )
+
+
+# ---- calls through the bridge
+
+
+@_error
+class CallFailed(TrioSupError):
+    """A gRPC call did not succeed.
+
+    Attributes:
+        status: Name of the gRPC status, such as ``"UNAVAILABLE"``; ``"UNKNOWN"`` for an answer that is not gRPC.
+        message: What the server or the transport said.
+    """
+
+    path: str
+    status: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.status}: {self.message}"
+
+

@@ -1,0 +1,165 @@
+"""What happened, as frozen values in the past tense: one ordered stream per supervisor.
+
+Every event has a rising `sequence`, the wall-clock `time` (seconds since the epoch) and, where it is about one
+backend, its `key` and `generation`. `str(event)` is the line for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from ._phases import Cause, Phase, Then
+from ._reports import ExitReport, Survivor
+from ._values import ProcessKey
+
+_event = attrs.frozen(kw_only=True)
+
+
+@_event
+class Event:
+    """Base of all events."""
+
+    sequence: int = 0
+    time: float = 0.0
+
+
+@_event
+class BackendEvent(Event):
+    """Base of the events about one backend."""
+
+    key: ProcessKey
+    generation: int
+
+
+@_event
+class BackendMoved(BackendEvent):
+    """Base of the moves from one phase to the next; there is exactly one event per move."""
+
+    previous: Phase
+    phase: Phase
+
+
+@_event
+class BackendWaiting(BackendMoved):
+    waits_for: str
+
+    def __str__(self) -> str:
+        return f"{self.key} waits for {self.waits_for}"
+
+
+@_event
+class BackendStarting(BackendMoved):
+    pid: int
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.key} starts as pid {self.pid} on port {self.port}"
+
+
+@_event
+class BackendReady(BackendMoved):
+    address: str
+    pid: int
+    start_seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.key} is ready on {self.address} (pid {self.pid}, {self.start_seconds:.2f} s)"
+
+
+@_event
+class BackendStopping(BackendMoved):
+    """Its end began; if the process had already ended, `detail` says how."""
+
+    cause: Cause
+    then: Then
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key} stops: {self.cause.value}" + (f" ({self.detail})" if self.detail else "")
+
+
+@_event
+class BackendStopFailed(BackendMoved):
+    survivors: Sequence[Survivor]
+
+    def __str__(self) -> str:
+        return f"{self.key} could not be ended: " + "; ".join(map(str, self.survivors))
+
+
+@_event
+class BackendGone(BackendMoved):
+    """Nothing of the attempt is left. `report` is None if there never was a process."""
+
+    report: ExitReport | None
+
+    def __str__(self) -> str:
+        return f"{self.key} is gone" + (f": {self.report.status}" if self.report else "")
+
+
+@_event
+class BackendExited(BackendEvent):
+    """An attempt is over while its slot goes on (to another attempt); carries the exit report."""
+
+    report: ExitReport
+
+    def __str__(self) -> str:
+        return f"{self.report}"
+
+
+@_event
+class IdentityUncertain(BackendEvent):
+    """The owner of the port could not be read; the backend was accepted on weaker evidence."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: cannot tell who owns its port ({self.why}); accepted, because the port was free before"
+
+
+@_event
+class PortStolen(BackendEvent):
+    """The port was still kept for another key, but no other one was left."""
+
+    port: int
+    kept_for: ProcessKey
+
+    def __str__(self) -> str:
+        return f"{self.key} got port {self.port}, which was still kept for {self.kept_for}: no other port was left"
+
+
+@_event
+class PluginFailed(Event):
+    """A plugin raised, hung or returned nonsense; what took over instead is named."""
+
+    plugin: str
+    what: str
+    instead: str
+    key: ProcessKey | None = None
+
+    def __str__(self) -> str:
+        about = f" for {self.key}" if self.key else ""
+        return f"plugin {self.plugin}{about}: {self.what}; {self.instead}"
+
+
+@_event
+class GuardLost(Event):
+    """The guard process ended although the supervisor lives; a new one takes over."""
+
+    pid: int
+    replacement: int | None
+
+    def __str__(self) -> str:
+        successor = f"pid {self.replacement} replaces it" if self.replacement else "it could not be replaced"
+        return f"the guard (pid {self.pid}) has ended; {successor}"
+
+
+@_event
+class EventsLost(Event):
+    """This observer was too slow: so many events were left out before the next one."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count} events were lost: this observer is too slow"

@@ -1,0 +1,140 @@
+"""The shapes of what plugins supply: one small protocol per policy.
+
+A strategy is an object with one or two methods; the engine never asks for its class.
+It is made from an attrs class whose fields are its options, so that a wrong option is a clear error.
+Durations are seconds; instants come from `trio.current_time()` and are passed in.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from ._values import BackendSpec, ProcessKey
+    from .bridge import Channel
+
+
+class PortsExhausted(Exception):
+    """Raised by a port strategy that has no port to give; its text says why and what to change."""
+
+
+class PortStrategy(Protocol):
+    """Which port a backend gets."""
+
+    def allocate(self, key: ProcessKey, now: float, hold: Callable[[int], int | None]) -> int:
+        """Choose and hold one port for *key*.
+
+        Args:
+            key: Who asks.
+            now: The current instant.
+            hold: Tries to take a port: tells the number it now holds, or None if somebody else has it. ``hold(0)``
+                lets the kernel choose. Ports held but not returned are let go of by the engine afterwards.
+
+        Returns:
+            A port that *hold* returned.
+
+        Raises:
+            PortsExhausted: There is none.
+        """
+        ...
+
+    def release(self, key: ProcessKey, port: int, now: float) -> None:
+        """Take *port* back from *key*: its processes are proven gone, and nothing listens there any more."""
+        ...
+
+
+class InstallLock(Protocol):
+    """Keeps an installation of a backend and its launches apart."""
+
+    def hold(self, backend: str, *, shared: bool) -> AbstractAsyncContextManager[None]:
+        """Hold the lock of *backend* for the length of the block.
+
+        Args:
+            backend: Canonical name of the backend.
+            shared: True for those that use the files (many at once), False for the one that changes them.
+
+        Cancellation: a wait that is cancelled leaves nothing behind.
+        """
+        ...
+
+
+class StopTarget(Protocol):
+    """What a stop policy may do to the attempt that is to end."""
+
+    @property
+    def key(self) -> ProcessKey: ...
+    @property
+    def spec(self) -> BackendSpec: ...
+    @property
+    def pid(self) -> int: ...
+
+    async def free(self) -> None:
+        """Call its Free RPC, if it has ever answered gRPC; raises `CallFailed` if that fails. Set your own bound."""
+        ...
+
+    def signal(self, number: signal.Signals | None = None) -> None:
+        """Send *number* (by default the specification's stop signal) to whom the specification says."""
+        ...
+
+    async def exited(self) -> None:
+        """Wait until the process has ended."""
+        ...
+
+
+class StopPolicy(Protocol):
+    """How a backend is asked to end. It asks; the engine insists afterwards, whatever the policy did."""
+
+    def budget(self, spec: BackendSpec) -> float:
+        """Seconds the policy may take for this backend; then the engine goes on without it."""
+        ...
+
+    async def stop(self, target: StopTarget) -> None:
+        """Ask the backend to end, and return when it has or when asking is over.
+
+        Cancellation: arrives as soon as the process has ended, the budget is used up, or the stop is forced.
+        """
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class ProbeTarget:
+    """What a probe may look at.
+
+    Attributes:
+        host, port, address: Where the backend was told to serve; *address* is ``host:port``.
+        channel: An open gRPC channel to it; it carries the token, and connects at the first call.
+        environment: The environment of the backend, its marker included: give it to helper processes.
+        call_timeout: Seconds one check may take; the engine enforces it as well.
+    """
+
+    key: ProcessKey
+    spec: BackendSpec
+    pid: int
+    host: str
+    port: int
+    address: str
+    channel: Channel
+    environment: Mapping[str, str] = attrs.field(repr=False)
+    call_timeout: float
+
+
+class Probe(Protocol):
+    """How it is told that a process may take calls.
+
+    Attributes:
+        needs_listener: True if the check talks to the backend's port. It is then made only once something listens
+            there, at once; and every listener there must belong to the backend.
+        speaks_grpc: True if a passed check proves that the backend speaks gRPC, so that Free may be called later.
+    """
+
+    needs_listener: bool
+    speaks_grpc: bool
+
+    async def check(self, target: ProbeTarget) -> None:
+        """Return if the backend may take calls; raise anything if not: the text is the reason that is shown."""
+        ...
