@@ -46,7 +46,7 @@ class Then(enum.Enum):
 
 
 MOVES: dict[Phase, frozenset[Phase]] = {
-    Phase.WAITING: frozenset({Phase.STARTING, Phase.GONE}),
+    Phase.WAITING: frozenset({Phase.WAITING, Phase.STARTING, Phase.GONE}),
     Phase.STARTING: frozenset({Phase.READY, Phase.STOPPING}),
     Phase.READY: frozenset({Phase.STOPPING}),
     Phase.STOPPING: frozenset({Phase.WAITING, Phase.STOP_FAILED, Phase.GONE}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +69,7 @@ class Choice:
     options: Mapping[str, Any] = attrs.field(hash=False)
 
     def __init__(self, name: str, **options: Any) -> None:
-        self.__attrs_init__(name, options)  # type: ignore[attr-defined]  # attrs makes it, mypy's plugin does not know
+        self.__attrs_init__(name, options)
 
 
 def to_choice(value: Any) -> Any:
@@ -98,21 +98,26 @@ def _seconds_above_zero(value: object) -> float:
     return result
 
 
-def _naming_its_field(convert: Callable[[Any], Any], *, optional: bool = False) -> Any:
-    """Wrap a converter so that its complaint names the field it is about."""
+def _complaints_name_fields(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Wrap every converter so that its complaint names the field it is about."""
 
-    def wrapped(value: Any, field: attrs.Attribute[Any]) -> Any:
-        if optional and value is None:
-            return None
-        try:
-            return convert(value)
-        except InvalidValue as error:
-            raise InvalidValue(error.value, f"{field.name}: {error.why}") from None
+    def naming(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
+        convert: Any = field.converter
+        if convert is None:
+            return field
 
-    return attrs.Converter(wrapped, takes_field=True)  # type: ignore[call-overload, unused-ignore]  # stubs lag attrs
+        def wrapped(value: Any) -> Any:
+            try:
+                return convert(value)
+            except InvalidValue as error:
+                raise InvalidValue(error.value, f"{field.name}: {error.why}") from None
+
+        return field.evolve(converter=wrapped)  # type: ignore[no-any-return,attr-defined,unused-ignore]  # not in stubs
+
+    return [naming(field) for field in fields]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_complaints_name_fields)
 class Readiness:
     """How it is told that a started process may take calls.
 
@@ -126,10 +131,10 @@ class Readiness:
     Source: 30 s, 200 ms and 2 s are the LocalAI worker's numbers.
     """
 
-    probe: Any = attrs.field(default=Choice("localai"), converter=_naming_its_field(to_choice))
-    timeout: float = attrs.field(default=30.0, converter=_naming_its_field(_seconds_above_zero))
-    interval: float = attrs.field(default=0.2, converter=_naming_its_field(_seconds_above_zero))
-    call_timeout: float = attrs.field(default=2.0, converter=_naming_its_field(_seconds_above_zero))
+    probe: Any = attrs.field(default=Choice("localai"), converter=to_choice)
+    timeout: float = attrs.field(default=30.0, converter=_seconds_above_zero)
+    interval: float = attrs.field(default=0.2, converter=_seconds_above_zero)
+    call_timeout: float = attrs.field(default=2.0, converter=_seconds_above_zero)
 
 
 def to_signal(value: object) -> signal.Signals:
@@ -209,13 +214,16 @@ def _to_token(value: object) -> str:
     return value
 
 
-def _one_of(*choices: str) -> Callable[[object], Any]:
-    def convert(value: object) -> Any:
-        if value not in choices:
-            raise InvalidValue(value, f"expected one of {', '.join(map(repr, choices))}")
+def _to_receiver(value: object) -> Literal["leader", "group"]:
+    if value in ("leader", "group"):
         return value
+    raise InvalidValue(value, "expected 'leader' or 'group'")
 
-    return convert
+
+def _to_identity(value: object) -> Literal["strict", "auto", "off"]:
+    if value in ("strict", "auto", "off"):
+        return value
+    raise InvalidValue(value, "expected 'strict', 'auto' or 'off'")
 
 
 def _to_bool(value: object) -> bool:
@@ -230,7 +238,7 @@ def _to_readiness(value: object) -> Readiness:
     return value
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_complaints_name_fields)
 class BackendSpec:
     """What to run: a program that serves gRPC, and how to start, recognise and stop it.
 
@@ -264,23 +272,23 @@ class BackendSpec:
     Source: grace 15 s and the token's variable are the LocalAI worker's.
     """
 
-    name: str = attrs.field(converter=_naming_its_field(_to_name))
-    command: Sequence[str] = attrs.field(converter=_naming_its_field(_to_command))
-    aliases: frozenset[str] = attrs.field(default=frozenset(), converter=_naming_its_field(_to_names))
-    cwd: Path | None = attrs.field(default=None, converter=_naming_its_field(_to_path, optional=True))
-    env: Mapping[str, str] = attrs.field(factory=dict, converter=_naming_its_field(_to_environment), hash=False, repr=False)
-    env_file: Path | None = attrs.field(default=None, converter=_naming_its_field(_to_path, optional=True))
-    clear_env: bool = attrs.field(default=False, converter=_naming_its_field(_to_bool))
-    host: str = attrs.field(default="127.0.0.1", converter=_naming_its_field(_to_host))
-    token: str | None = attrs.field(default=None, converter=_naming_its_field(_to_token, optional=True), repr=False)
-    stop_signal: signal.Signals = attrs.field(default=signal.SIGTERM, converter=_naming_its_field(to_signal))
-    signal_to: Literal["leader", "group"] = attrs.field(default="group", converter=_naming_its_field(_one_of("leader", "group")))
-    grace: float = attrs.field(default=15.0, converter=_naming_its_field(seconds))
-    success_codes: frozenset[int] = attrs.field(default=frozenset({0}), converter=_naming_its_field(_to_codes))
-    stop_policy: Any = attrs.field(default=None, converter=_naming_its_field(to_choice, optional=True))
-    identity: Literal["strict", "auto", "off"] = attrs.field(default="auto", converter=_naming_its_field(_one_of("strict", "auto", "off")))
-    readiness: Readiness = attrs.field(factory=Readiness, converter=_naming_its_field(_to_readiness))
-    directory: Path | None = attrs.field(default=None, converter=_naming_its_field(_to_path, optional=True))
+    name: str = attrs.field(converter=_to_name)
+    command: Sequence[str] = attrs.field(converter=_to_command)
+    aliases: frozenset[str] = attrs.field(default=frozenset(), converter=_to_names)
+    cwd: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
+    env: Mapping[str, str] = attrs.field(factory=dict, converter=_to_environment, hash=False, repr=False)
+    env_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
+    clear_env: bool = attrs.field(default=False, converter=_to_bool)
+    host: str = attrs.field(default="127.0.0.1", converter=_to_host)
+    token: str | None = attrs.field(default=None, converter=attrs.converters.optional(_to_token), repr=False)
+    stop_signal: signal.Signals = attrs.field(default=signal.SIGTERM, converter=to_signal)
+    signal_to: Literal["leader", "group"] = attrs.field(default="group", converter=_to_receiver)
+    grace: float = attrs.field(default=15.0, converter=seconds)
+    success_codes: frozenset[int] = attrs.field(default=frozenset({0}), converter=_to_codes)
+    stop_policy: Any = attrs.field(default=None, converter=attrs.converters.optional(to_choice))
+    identity: Literal["strict", "auto", "off"] = attrs.field(default="auto", converter=_to_identity)
+    readiness: Readiness = attrs.field(factory=Readiness, converter=_to_readiness)
+    directory: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
 
     def names(self) -> frozenset[str]:
         """The name and all aliases."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ._reports import ExitReport, StopReport
     from ._values import ProcessKey
 
-_error = attrs.define(slots=False, eq=False)
-
 
 class TrioSupError(Exception):
     """Base of all errors that trio-sup raises."""
@@ -30,7 +28,7 @@ class Unsupported(TrioSupError):
 # ---- misuse: nothing was changed
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class InvalidValue(TrioSupError, ValueError):
     """A value that cannot be meant."""
 
@@ -41,7 +39,7 @@ class InvalidValue(TrioSupError, ValueError):
         return f"{self.why} (got {self.value!r})"
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class InvalidCommand(TrioSupError):
     """The command of a backend cannot be executed."""
 
@@ -52,7 +50,7 @@ class InvalidCommand(TrioSupError):
         return f"cannot run {self.command[0]!r}: {self.why}"
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class SpecConflict(TrioSupError):
     """The key already runs from another specification."""
 
@@ -66,7 +64,7 @@ class SpecConflict(TrioSupError):
         )
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class SupervisorClosed(TrioSupError):
     """The supervisor is shutting down or has ended: it starts nothing any more."""
 
@@ -74,7 +72,7 @@ class SupervisorClosed(TrioSupError):
         return "the supervisor is shutting down or has ended, and starts nothing any more"
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class UnknownStrategy(TrioSupError):
     """No plugin offers a strategy of this kind and name."""
 
@@ -88,7 +86,7 @@ class UnknownStrategy(TrioSupError):
         return f"unknown {self.kind} {self.name!r}: known are {', '.join(self.known)}{hint}"
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class InvalidOptions(TrioSupError):
     """A strategy cannot be built from these options."""
 
@@ -100,7 +98,7 @@ class InvalidOptions(TrioSupError):
         return f"bad options for {self.kind} {self.name!r}: " + "; ".join(self.problems)
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class StateDirectoryInUse(TrioSupError):
     """Another supervisor works in this state directory."""
 
@@ -112,7 +110,7 @@ class StateDirectoryInUse(TrioSupError):
         return f"{who} uses the state directory {self.path}. Stop it first, or give another one with --state-dir."
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class ConfigError(TrioSupError):
     """The configuration cannot be used; all problems at once, each with its path."""
 
@@ -126,7 +124,7 @@ class ConfigError(TrioSupError):
 # ---- a backend did not start
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class StartFailed(TrioSupError):
     """A start ended without a ready backend. Base of the reasons below.
 
@@ -154,7 +152,7 @@ class StartFailed(TrioSupError):
         return f"{text} Its last output on stderr:\n{self.stderr_tail or '(nothing)'}"
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class DiedDuringStartup(StartFailed):
     """The process ended before it was ready."""
 
@@ -166,7 +164,7 @@ class DiedDuringStartup(StartFailed):
         return self._with_output(f"{self.key} died during startup after {self.elapsed:.1f} s: {status}.{hint}")
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class NotReadyInTime(StartFailed):
     """The process lived but was not ready before the deadline."""
 
@@ -179,7 +177,7 @@ class NotReadyInTime(StartFailed):
         )
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class StoppedDuringStartup(StartFailed):
     """A stop, a shutdown or a replacement overtook the start."""
 
@@ -189,7 +187,7 @@ class StoppedDuringStartup(StartFailed):
         return f"{self.key} was stopped during startup: {self.cause}"
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class LaunchFailed(StartFailed):
     """The operating system refused to start the process."""
 
@@ -199,21 +197,20 @@ class LaunchFailed(StartFailed):
         return f"{self.key} could not be launched: {self.why}"
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class TooFewDescriptors(LaunchFailed):
     """The process may not open the descriptors that one more backend needs."""
 
     limit: int = 0
-    need: int = 0
 
     def __str__(self) -> str:
         return (
-            f"{self.key} could not be launched: it needs {self.need} file descriptors and the limit is {self.limit}. "
+            f"{self.key} could not be launched: too few file descriptors are left of the limit of {self.limit}. "
             "Raise it with `ulimit -n` (or LimitNOFILE=)."
         )
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class NoPortAvailable(StartFailed):
     """The port strategy has no port to give."""
 
@@ -223,7 +220,7 @@ class NoPortAvailable(StartFailed):
         return f"no port for {self.key}: {self.why}"
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class AttemptCrashed(StartFailed):
     """An internal error ended this attempt; the report carries the traceback."""
 
@@ -236,7 +233,7 @@ class AttemptCrashed(StartFailed):
 # ---- a backend did not stop
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class StopFailed(TrioSupError):
     """Something of a backend is still alive after everything was tried.
 
@@ -259,7 +256,7 @@ class StopFailed(TrioSupError):
 # ---- calls through the bridge
 
 
-@_error
+@attrs.define(slots=False, eq=False)
 class CallFailed(TrioSupError):
     """A gRPC call did not succeed.
 
@@ -274,5 +271,3 @@ class CallFailed(TrioSupError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.status}: {self.message}"
-
-

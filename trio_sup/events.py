@@ -14,10 +14,8 @@ from ._phases import Cause, Phase, Then
 from ._reports import ExitReport, Survivor
 from ._values import ProcessKey
 
-_event = attrs.frozen(kw_only=True)
 
-
-@_event
+@attrs.frozen(kw_only=True)
 class Event:
     """Base of all events."""
 
@@ -25,7 +23,7 @@ class Event:
     time: float = 0.0
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendEvent(Event):
     """Base of the events about one backend."""
 
@@ -33,7 +31,7 @@ class BackendEvent(Event):
     generation: int
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendMoved(BackendEvent):
     """Base of the moves from one phase to the next; there is exactly one event per move."""
 
@@ -41,7 +39,7 @@ class BackendMoved(BackendEvent):
     phase: Phase
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendWaiting(BackendMoved):
     waits_for: str
 
@@ -49,7 +47,7 @@ class BackendWaiting(BackendMoved):
         return f"{self.key} waits for {self.waits_for}"
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendStarting(BackendMoved):
     pid: int
     port: int
@@ -58,7 +56,7 @@ class BackendStarting(BackendMoved):
         return f"{self.key} starts as pid {self.pid} on port {self.port}"
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendReady(BackendMoved):
     address: str
     pid: int
@@ -68,7 +66,7 @@ class BackendReady(BackendMoved):
         return f"{self.key} is ready on {self.address} (pid {self.pid}, {self.start_seconds:.2f} s)"
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendStopping(BackendMoved):
     """Its end began; if the process had already ended, `detail` says how."""
 
@@ -80,7 +78,7 @@ class BackendStopping(BackendMoved):
         return f"{self.key} stops: {self.cause.value}" + (f" ({self.detail})" if self.detail else "")
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendStopFailed(BackendMoved):
     survivors: Sequence[Survivor]
 
@@ -88,7 +86,7 @@ class BackendStopFailed(BackendMoved):
         return f"{self.key} could not be ended: " + "; ".join(map(str, self.survivors))
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendGone(BackendMoved):
     """Nothing of the attempt is left. `report` is None if there never was a process."""
 
@@ -98,7 +96,7 @@ class BackendGone(BackendMoved):
         return f"{self.key} is gone" + (f": {self.report.status}" if self.report else "")
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class BackendExited(BackendEvent):
     """An attempt is over while its slot goes on (to another attempt); carries the exit report."""
 
@@ -108,7 +106,7 @@ class BackendExited(BackendEvent):
         return f"{self.report}"
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class IdentityUncertain(BackendEvent):
     """The owner of the port could not be read; the backend was accepted on weaker evidence."""
 
@@ -118,7 +116,7 @@ class IdentityUncertain(BackendEvent):
         return f"{self.key}: cannot tell who owns its port ({self.why}); accepted, because the port was free before"
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class PortStolen(BackendEvent):
     """The port was still kept for another key, but no other one was left."""
 
@@ -129,7 +127,7 @@ class PortStolen(BackendEvent):
         return f"{self.key} got port {self.port}, which was still kept for {self.kept_for}: no other port was left"
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class PluginFailed(Event):
     """A plugin raised, hung or returned nonsense; what took over instead is named."""
 
@@ -143,7 +141,7 @@ class PluginFailed(Event):
         return f"plugin {self.plugin}{about}: {self.what}; {self.instead}"
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class GuardLost(Event):
     """The guard process ended although the supervisor lives; a new one takes over."""
 
@@ -155,7 +153,7 @@ class GuardLost(Event):
         return f"the guard (pid {self.pid}) has ended; {successor}"
 
 
-@_event
+@attrs.frozen(kw_only=True)
 class EventsLost(Event):
     """This observer was too slow: so many events were left out before the next one."""
 

@@ -1,0 +1,5 @@
+"""Lives and does nothing."""
+
+import signal
+
+signal.pause()

@@ -1,0 +1,76 @@
+"""Fixtures and helpers that several rooms of the tests share."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from trio_sup.engine import EventStream
+from trio_sup.events import Event
+from trio_sup.guard import _proc
+
+E = TypeVar("E", bound=Event)
+
+CHILDREN = Path(__file__).parent / "children"
+
+
+def descriptors() -> set[str]:
+    """What this process has open, as texts that stay the same while nothing is opened or closed."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{name} -> {os.readlink(f'/proc/self/fd/{name}')}")
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+    return found
+
+
+# As if the tests themselves were a backend of an outer supervisor: what descends from them can be told by it.
+OUTER = f"tests-{os.getpid()}/0"
+os.environ[_proc.MARKER] = OUTER
+
+
+def marked_processes() -> list[str]:
+    """Every live process that descends from these tests and kept its environment, as text."""
+    return [
+        f"{process.pid} {_proc.command_of(process.pid)}"
+        for process in _proc.scan()
+        if process.state not in "ZX" and OUTER in _proc.markers_of(process.pid)
+    ]
+
+
+def children() -> set[int]:
+    """Every child of this process, zombies included."""
+    return {process.pid for process in _proc.scan() if process.ppid == os.getpid()}
+
+
+@pytest.fixture
+def nothing_survives() -> Iterator[None]:
+    """Afterwards there is no child, no marked process, and no descriptor more than before."""
+    gc.collect()
+    before = descriptors()
+    processes, own = set(marked_processes()), children()
+    yield
+    gc.collect()
+    assert set(marked_processes()) <= processes
+    assert children() <= own
+    assert {entry.split(" -> ")[0] for entry in descriptors()} <= {entry.split(" -> ")[0] for entry in before}
+
+
+async def next_of(stream: EventStream, kind: type[E]) -> E:
+    """The next event of that kind."""
+    async for event in stream:
+        if isinstance(event, kind):
+            return event
+    raise AssertionError(f"the supervisor ended before any {kind.__name__}")
+
+
+def child_command(name: str, *arguments: str) -> list[str]:
+    """The command of the child in ``tests/children`` that is named for its vice."""
+    return [sys.executable, str(CHILDREN / f"{name}.py"), *arguments]

@@ -1,0 +1,12 @@
+"""The built-in strategies, written as plugins."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from . import _install_locks, _ports, _probes, _stop_policies
+
+PLUGINS: tuple[ModuleType, ...] = (_ports, _install_locks, _stop_policies, _probes)
+"""Registered by every supervisor, before any other plugin."""
+
+__all__ = ["PLUGINS"]

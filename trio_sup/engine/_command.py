@@ -1,0 +1,134 @@
+"""From a specification to what is executed: program, arguments, environment, directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from .._values import BackendSpec
+from ..errors import InvalidCommand, InvalidValue
+from ..protocol.address import join_address
+
+TOKEN_VARIABLE = "LOCALAI_GRPC_AUTH_TOKEN"
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What is executed, all of it resolved.
+
+    Attributes:
+        executable: Path of the program.
+        environment: Everything but the marker.
+        cwd: Working directory, or None for the supervisor's own.
+        directory: See [`BackendSpec.directory`][trio_sup.BackendSpec].
+        directory_identity: Its device and inode, or None if it cannot be read.
+        token: The bearer token that the backend will find in its environment, however it came there.
+    """
+
+    spec: BackendSpec
+    executable: str
+    environment: Mapping[str, str] = attrs.field(repr=False)
+    cwd: Path | None
+    directory: Path
+    directory_identity: tuple[int, int] | None
+    token: str | None = attrs.field(repr=False)
+
+    def arguments(self, port: int) -> tuple[str, ...]:
+        """The command with its placeholders filled in; ``--addr host:port`` is appended if it has none."""
+        values = {"{host}": self.spec.host, "{port}": str(port), "{address}": join_address(self.spec.host, port)}
+        filled = []
+        for part in self.spec.command:
+            for placeholder, value in values.items():
+                part = part.replace(placeholder, value)
+            filled.append(part)
+        if tuple(filled) == tuple(self.spec.command):
+            filled += ["--addr", values["{address}"]]
+        return tuple(filled)
+
+
+def check(spec: BackendSpec) -> None:
+    """Look whether *spec* could be launched now.
+
+    Raises:
+        InvalidCommand: The program or the working directory is missing or unusable.
+        InvalidValue: The environment file cannot be used.
+    """
+    prepare(spec)
+
+
+def prepare(spec: BackendSpec) -> Command:
+    """Resolve *spec* for a launch.
+
+    Raises:
+        InvalidCommand: The program or the working directory is missing or unusable.
+        InvalidValue: The environment file cannot be used.
+    """
+    if spec.cwd is not None and not spec.cwd.is_dir():
+        raise InvalidCommand(spec.command, f"its working directory {spec.cwd} is not a directory")
+    environment = _environment(spec)
+    executable = _executable(spec, environment.get("PATH", os.defpath))
+    directory = spec.directory or spec.cwd or Path(executable).absolute().parent
+    return Command(
+        spec=spec,
+        executable=executable,
+        environment=environment,
+        cwd=spec.cwd,
+        directory=directory,
+        directory_identity=identity_of(directory),
+        token=environment.get(TOKEN_VARIABLE) or None,
+    )
+
+
+def identity_of(directory: Path) -> tuple[int, int] | None:
+    """Device and inode of *directory*; None if it is not there."""
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _environment(spec: BackendSpec) -> dict[str, str]:
+    environment = {} if spec.clear_env else dict(os.environ)
+    if spec.env_file is not None:
+        environment |= _read_env_file(spec.env_file)
+    environment |= spec.env
+    if spec.token is not None:
+        environment[TOKEN_VARIABLE] = spec.token
+    return environment
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    from dotenv import dotenv_values  # a launch without an environment file does not pay for it
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            values = dotenv_values(stream=file, interpolate=False)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InvalidValue(str(path), f"env_file cannot be read: {reason}") from error
+    for name, value in values.items():
+        if value is None:
+            raise InvalidValue(str(path), f"env_file: the line {name!r} has no value; write NAME=value")
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _executable(spec: BackendSpec, search_path: str) -> str:
+    program = spec.command[0]
+    if "/" not in program:
+        found = shutil.which(program, path=search_path)
+        if found is None:
+            raise InvalidCommand(spec.command, "no such program on its PATH")
+        return found
+    path = Path(spec.cwd or ".") / program
+    if path.is_dir():
+        raise InvalidCommand(spec.command, "it is a directory; name the program in it")
+    if not path.exists():
+        raise InvalidCommand(spec.command, f"there is no file {path}")
+    if not os.access(path, os.X_OK):
+        raise InvalidCommand(spec.command, f"it is not executable; try: chmod +x {path}")
+    return str(path.absolute())

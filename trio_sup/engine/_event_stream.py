@@ -1,0 +1,90 @@
+"""One ordered stream of events, and its observers."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections import deque
+
+import attrs
+import trio
+
+from .. import events
+from ..events import Event, EventsLost
+
+_log = logging.getLogger("trio_sup.engine")
+_WARNINGS = (events.PluginFailed, events.GuardLost, events.BackendStopFailed, events.IdentityUncertain)
+
+BACKLOG = 1000
+"""Events kept for an observer that does not read; older ones are lost to it, and counted."""
+
+
+class EventStream:
+    """An observer's view of the events, from the moment it was made: an async iterator.
+
+    It ends when the supervisor does. An observer that falls behind by more than 1000 events loses the oldest ones,
+    and gets an [`EventsLost`][trio_sup.events.EventsLost] in their place. Cancellation while waiting loses nothing.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque()
+        self._lost = 0
+        self._news = trio.Event()
+        self._closed = False
+
+    def _push(self, event: Event) -> None:
+        if len(self._waiting) >= BACKLOG:
+            self._waiting.popleft()
+            self._lost += 1
+        self._waiting.append(event)
+        self._news.set()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._news.set()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        await trio.lowlevel.checkpoint()
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            self._news = trio.Event()
+            await self._news.wait()
+        if self._lost:
+            first = self._waiting[0]
+            lost, self._lost = self._lost, 0
+            return EventsLost(sequence=first.sequence - 1, time=first.time, count=lost)
+        return self._waiting.popleft()
+
+
+class EventHub:
+    """Numbers events and hands them to whoever observes; never waits for an observer."""
+
+    def __init__(self) -> None:
+        self._sequence = 0
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._closed = False
+
+    def publish(self, event: Event) -> None:
+        self._sequence += 1
+        event = attrs.evolve(event, sequence=self._sequence, time=time.time())
+        _log.log(logging.WARNING if isinstance(event, _WARNINGS) else logging.INFO, "%s", event)
+        for stream in tuple(self._streams):
+            stream._push(event)
+
+    def stream(self) -> EventStream:
+        stream = EventStream()
+        if self._closed:
+            stream._close()
+        else:
+            self._streams.add(stream)
+        return stream
+
+    def close(self) -> None:
+        self._closed = True
+        for stream in tuple(self._streams):
+            stream._close()

@@ -1,0 +1,43 @@
+"""What a stop policy gets to see and do."""
+
+from __future__ import annotations
+
+import signal
+
+import attrs
+
+from .._values import BackendSpec, ProcessKey
+from ..errors import CallFailed
+from ..protocol import backend_pb2
+from ._slot import Attempt
+
+_FREE = "/backend.Backend/Free"
+
+
+@attrs.frozen
+class Target:
+    """The attempt that is to end; see `trio_sup.strategies.StopTarget`."""
+
+    key: ProcessKey
+    spec: BackendSpec
+    _attempt: Attempt
+
+    @property
+    def pid(self) -> int:
+        assert self._attempt.child is not None
+        return self._attempt.child.pid
+
+    async def free(self) -> None:
+        # Only a process that was proven to be ours and to speak gRPC is called: whoever else sits on the port,
+        # or a backend that is not a gRPC server, is left alone.
+        if not self._attempt.speaks_grpc or self._attempt.channel is None:
+            raise CallFailed(_FREE, "UNAVAILABLE", "it has not answered gRPC in this attempt")
+        await self._attempt.channel.unary_unary(_FREE, backend_pb2.HealthMessage(), backend_pb2.Result)
+
+    def signal(self, number: signal.Signals | None = None) -> None:
+        assert self._attempt.child is not None
+        if not self._attempt.exited.is_set():
+            self._attempt.child.signal(number or self.spec.stop_signal, self.spec.signal_to)
+
+    async def exited(self) -> None:
+        await self._attempt.exited.wait()

@@ -1,0 +1,141 @@
+"""The guard of an embedded supervisor: a separate process that outlives it just long enough to end its trees.
+
+Run as ``python -I -S _helper.py <supervisor id> <pidfd of the supervisor, or -1> <socket>``, standard library only.
+On the socket it writes one byte when it is ready, and reads lines: ``+<pid> <started>`` and ``-<pid>`` as leaders of
+trees come and go, and ``bye``. It watches two things, because each can fail: a forked child of the host may keep the
+other end of the socket open, and the pidfd may be unobtainable.
+
+Its environment is the host's, so that it carries the marker of an outer supervisor but none of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trio_sup.guard import _proc
+else:
+    # -I leaves this directory out of the path, and trio_sup need not be importable here.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import _proc
+
+# A child between vfork and exec still shows its parent's environment, and one inside execve shows none: both are
+# over well within the time of these passes.
+CLEAN_PASSES = 3
+PASS_INTERVAL = 0.005
+MAX_FAILED_PASSES = 1000
+
+
+class Roster:
+    """What the supervisor has told: which trees there are, and whether it said good-bye."""
+
+    def __init__(self) -> None:
+        self.leaders: dict[int, int] = {}
+        self.bye = False
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if line == b"bye":
+                self.bye = True
+            elif line.startswith(b"+"):
+                pid, started = line[1:].split()
+                self.leaders[int(pid)] = int(started)
+            elif line.startswith(b"-"):
+                self.leaders.pop(int(line[1:]), None)
+
+
+def read_all(line: int, roster: Roster) -> bool:
+    """Take in what has arrived; tell whether the other end is still open."""
+    while True:
+        try:
+            data = os.read(line, 65536)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not data:
+            return False
+        roster.feed(data)
+
+
+def watch(supervisor: int, line: int, roster: Roster) -> None:
+    """Return when the supervisor has ended or has said good-bye."""
+    os.set_blocking(line, False)
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    if supervisor >= 0:
+        poll.register(supervisor, select.POLLIN)
+    ended = False
+    while not (ended or roster.bye):
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        # What it wrote before it ended counts: read first, also when only the pidfd woke us.
+        ended = not read_all(line, roster) or supervisor in ready
+
+
+def members(
+    supervisor_id: str, leaders: Mapping[int, int], processes: Mapping[int, _proc.Process]
+) -> Iterator[_proc.Process]:
+    """The processes that belong to the supervisor's trees by leader, session, group or marker."""
+    # A leader stays unreaped until it is unregistered, so its number meant its tree when the supervisor ended, and
+    # cannot come to mean another one while members of its session live. If it names a newer process by now, nothing
+    # was left of the tree.
+    ours = {pid for pid, started in leaders.items() if pid not in processes or processes[pid].started == started}
+    prefix = f"{supervisor_id}/"
+    for process in processes.values():
+        numbers = ours.intersection((process.pid, process.session, process.pgrp))
+        by_number = any(process.started >= leaders[number] for number in numbers)
+        # A leader begins a session in our own pid namespace, so nothing of a tree ever shows session 0; kernel
+        # threads do.
+        if by_number or (process.session and _is_marked(process.pid, prefix)):
+            yield process
+
+
+def _is_marked(pid: int, prefix: str) -> bool:
+    return any(entry.startswith(prefix) for entry in _proc.markers_of(pid))
+
+
+def sweep(supervisor_id: str, leaders: Mapping[int, int]) -> None:
+    """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
+    dealt_with: set[tuple[int, int]] = set()
+    clean = failed = 0
+    while clean < CLEAN_PASSES and failed < MAX_FAILED_PASSES:
+        try:
+            processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
+            found = _proc.with_descendants(members(supervisor_id, leaders, processes), processes.values())
+            new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
+            for process in new:
+                # Once it has the signal it can fork no more, however long it takes to die; what refuses, refuses.
+                _proc.kill_exactly(process, signal.SIGKILL)
+                dealt_with.add((process.pid, process.started))
+        except OSError:
+            failed += 1
+            clean = 0
+        else:
+            clean = 0 if new else clean + 1
+        if clean < CLEAN_PASSES:
+            time.sleep(PASS_INTERVAL)
+
+
+def main(arguments: list[str]) -> None:
+    supervisor_id, supervisor, line = arguments[0], int(arguments[1]), int(arguments[2])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # it has ended already: the watch will find out
+        os.write(line, b".")
+    roster = Roster()
+    watch(supervisor, line, roster)
+    if not roster.bye:
+        sweep(supervisor_id, roster.leaders)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,189 @@
+"""Processes as the kernel shows them in /proc, and signals that cannot hit a reused pid.
+
+Standard library only, and importable without trio_sup: the helper guard loads it by path.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import signal
+from collections.abc import Iterable
+from typing import NamedTuple
+
+MARKER = "TRIO_SUP_TREE"
+
+_MARKER_PREFIX = f"{MARKER}=".encode()
+# What /proc says of a process that has ended, or that is hidden from us. Anything else (no descriptor left, no
+# memory) is not an answer, and must never pass for "it is gone".
+_NOT_THERE = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM})
+
+
+class Process(NamedTuple):
+    """One process, as of one look at it.
+
+    Attributes:
+        state: The kernel's letter: ``R``, ``S``, ``D``, ``T``, ``Z`` and so on.
+        started: When it was forked, in clock ticks since boot; with `pid` it names a process for good.
+        threads: How many threads it has.
+    """
+
+    pid: int
+    ppid: int
+    pgrp: int
+    session: int
+    state: str
+    started: int
+    threads: int = 1
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie does only if its main thread alone has ended."""
+        return self.state not in "ZXx" or (self.state == "Z" and self.threads > 1)
+
+
+def read_process(pid: int) -> Process | None:
+    """Look at one process; None if there is none of that number (a zombie is still one).
+
+    Raises:
+        OSError: It could not be looked at, for want of descriptors or memory.
+    """
+    try:
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        try:
+            data = os.read(descriptor, 1024)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise
+    # The name of the program may hold spaces and parentheses: the last parenthesis is the one that ends it.
+    fields = data[data.rindex(b")") + 2 :].split(None, 20)
+    return Process(
+        pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode(), int(fields[19]), int(fields[17])
+    )
+
+
+def scan() -> list[Process]:
+    """All processes, in one pass: whatever is alive when it returns is in it, or descends from one alive in it.
+
+    The list of /proc is read again until it names nobody new. With a single reading, a process that forks and ends
+    between being listed and being looked at (a daemon does) would leave a child that is in no list.
+
+    Raises:
+        OSError: Something could not be looked at, for want of descriptors or memory.
+    """
+    seen: dict[str, Process | None] = {}
+    while True:
+        new = [name for name in os.listdir("/proc") if name not in seen and name.isdecimal()]
+        if not new:
+            return [process for process in seen.values() if process is not None]
+        for name in new:
+            seen[name] = read_process(int(name))
+
+
+def read_environment(pid: int) -> bytes | None:
+    """The environment a process was executed with, NUL-separated; None if it is unreadable or the process gone.
+
+    Empty for a zombie, for a process executed with an empty environment, and for one that is inside execve.
+
+    Raises:
+        OSError: It could not be looked at, for want of descriptors or memory.
+    """
+    parts = []
+    try:
+        descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY)
+        try:
+            while part := os.read(descriptor, 65536):
+                parts.append(part)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in _NOT_THERE or error.errno == errno.EIO:
+            return None
+        raise
+    return b"".join(parts)
+
+
+def markers_in(environment: bytes) -> tuple[str, ...]:
+    """The entries ``<supervisor>/<attempt>`` of the marker in an environment, outermost supervisor first."""
+    if _MARKER_PREFIX not in environment:
+        return ()
+    return tuple(
+        entry
+        for variable in environment.split(b"\0")
+        if variable.startswith(_MARKER_PREFIX)
+        for entry in variable[len(_MARKER_PREFIX) :].decode(errors="replace").split(":")
+        if entry
+    )
+
+
+def markers_of(pid: int) -> tuple[str, ...]:
+    """The marker entries of a process; none if it has no marker, or its environment is unreadable."""
+    return markers_in(read_environment(pid) or b"")
+
+
+def command_of(pid: int) -> str:
+    """What a process runs, for messages: its command line, else its name in brackets, at most 200 characters."""
+    for name, shape in (("cmdline", "{}"), ("comm", "[{}]")):
+        try:
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                text = file.read(4096).replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        if text:
+            return shape.format(text if len(text) <= 200 else f"{text[:199]}…")
+    return "?"
+
+
+class Delivery(enum.Enum):
+    """What became of a signal."""
+
+    DELIVERED = "delivered"
+    GONE = "already gone"
+    REFUSED = "not permitted"
+
+
+def kill_exactly(process: Process, number: signal.Signals) -> Delivery:
+    """Send a signal to this very process, never to another one that got its pid.
+
+    Raises:
+        OSError: It could not be tried, for want of descriptors or memory.
+    """
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError as error:
+        # EINVAL and ENOENT: the number now belongs to a thread of some process.
+        if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+            return Delivery.GONE
+        raise
+    try:
+        # The descriptor pins the process; comparing the start time after opening it leaves no gap.
+        now = read_process(process.pid)
+        if now is None or now.started != process.started or not now.alive:
+            return Delivery.GONE
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return Delivery.GONE
+    except PermissionError:
+        return Delivery.REFUSED
+    finally:
+        os.close(descriptor)
+    return Delivery.DELIVERED
+
+
+def with_descendants(roots: Iterable[Process], processes: Iterable[Process]) -> list[Process]:
+    """*roots* and everything among *processes* whose chain of parents leads to one of them."""
+    children: dict[int, list[Process]] = {}
+    for process in processes:
+        children.setdefault(process.ppid, []).append(process)
+    found: dict[int, Process] = {}
+    todo = list(roots)
+    while todo:
+        process = todo.pop()
+        if process.pid not in found:
+            found[process.pid] = process
+            todo.extend(children.get(process.pid, ()))
+    return list(found.values())

@@ -1,0 +1,233 @@
+"""What tests of plugins and of programs that embed trio-sup need: a stand-in for the operating system.
+
+Open a supervisor with ``system=FakeSystem(...)`` under a virtual clock, and hours pass in milliseconds. Nothing is
+launched: a [`FakeBackend`][trio_sup.testing.FakeBackend] says how each process would behave.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import attrs
+import trio
+
+from ._reports import ExitStatus, Survivor
+from .engine._command import Command
+from .engine._identity import Identity, Verdict
+from .engine._output import Stream
+from .engine._system import TreeEnding
+from .errors import CallFailed
+from .protocol import backend_pb2
+
+
+@attrs.frozen(kw_only=True)
+class FakeBackend:
+    """How a fake process behaves; all times are seconds.
+
+    Attributes:
+        listens_after: From launch until it listens.
+        healthy_after: From launch until Health answers OK; before, it fails.
+        health_hangs: Health never answers.
+        exits_after: From launch until it ends by itself.
+        exit_code: With which code it then ends.
+        stops_after: From a polite signal until it ends; infinite if it ignores it.
+        free_takes: How long Free takes.
+        survives_kill: It does not end at SIGKILL, until `FakeChild.release` is called.
+        launch_error: Raised instead of a launch.
+        stderr: What it writes at once.
+        identity: What is found out about the owner of its port.
+    """
+
+    listens_after: float = 0.0
+    healthy_after: float = 0.0
+    health_hangs: bool = False
+    exits_after: float = math.inf
+    exit_code: int = 0
+    stops_after: float = 0.0
+    free_takes: float = 0.0
+    survives_kill: bool = False
+    launch_error: OSError | None = None
+    stderr: bytes = b""
+    identity: Identity = attrs.field(factory=lambda: Identity(Verdict.OURS))
+
+
+@attrs.define(eq=False)
+class FakePort:
+    """A held port."""
+
+    port: int
+    _held: set[int]
+
+    def close(self) -> None:
+        self._held.discard(self.port)
+
+
+@attrs.define(eq=False)
+class FakeChild:
+    """A process that only behaves as if; `signals` lists what was sent to it, with the instants."""
+
+    pid: int
+    port: int
+    behaviour: FakeBackend
+    environment: dict[str, str]
+    launched_at: float = attrs.field(factory=trio.current_time)
+    signals: list[tuple[float, signal.Signals]] = attrs.field(factory=list)
+    freed_at: list[float] = attrs.field(factory=list)
+    closed: bool = False
+    _exit_at: float = math.inf
+    _status: ExitStatus = attrs.field(factory=ExitStatus)
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+    _released: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self._exit_at = self.launched_at + self.behaviour.exits_after
+        self._status = ExitStatus(code=self.behaviour.exit_code)
+
+    def exit(self, status: ExitStatus | None = None) -> None:
+        """End it now, by itself."""
+        self._end_at(trio.current_time(), status or ExitStatus(code=self.behaviour.exit_code))
+
+    def release(self) -> None:
+        """Let a process that survives SIGKILL end at last."""
+        self._end_at(trio.current_time(), ExitStatus(signal=signal.SIGKILL))
+        self._released.set()
+
+    def _end_at(self, instant: float, status: ExitStatus) -> None:
+        if instant < self._exit_at:
+            self._exit_at, self._status = instant, status
+            self._changed.set()
+
+    def has_ended(self) -> bool:
+        return trio.current_time() >= self._exit_at
+
+    async def wait(self) -> ExitStatus:
+        while not self.has_ended():
+            self._changed = trio.Event()
+            with trio.CancelScope(deadline=self._exit_at):
+                await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+        return self._status
+
+    async def pump(self, stream: Stream, take: Callable[[bytes], None]) -> None:
+        if stream == "stderr" and self.behaviour.stderr:
+            take(self.behaviour.stderr)
+        await trio.sleep_forever()
+
+    def signal(self, number: signal.Signals, to: Literal["leader", "group"]) -> None:
+        self.signals.append((trio.current_time(), number))
+        self._end_at(trio.current_time() + self.behaviour.stops_after, ExitStatus(signal=number))
+
+    async def remember(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def end_tree(self, timeout: float) -> TreeEnding:
+        if not self.has_ended():
+            self.signals.append((trio.current_time(), signal.SIGKILL))
+            if self.behaviour.survives_kill and not self._released.is_set():
+                await trio.sleep(timeout)
+                if not self.has_ended():
+                    return TreeEnding((Survivor(self.pid, "fake"),))
+            self._end_at(trio.current_time(), ExitStatus(signal=signal.SIGKILL))
+        await trio.lowlevel.checkpoint()
+        return TreeEnding()
+
+    async def survivors_ended(self) -> None:
+        await self._released.wait()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@attrs.define(eq=False)
+class FakeChannel:
+    """Answers Health and Free as the fake backend would."""
+
+    child: FakeChild
+
+    async def unary_unary(
+        self, path: str, request: Any, reply_type: Any, *, timeout: float | None = None, metadata: Any = None
+    ) -> Any:
+        behaviour = self.child.behaviour
+        await trio.lowlevel.checkpoint()
+        if path.endswith("/Free"):
+            self.child.freed_at.append(trio.current_time())
+            await trio.sleep(behaviour.free_takes)
+            return backend_pb2.Result(success=True)
+        if behaviour.health_hangs:
+            await trio.sleep_forever()
+        if trio.current_time() < self.child.launched_at + behaviour.healthy_after:
+            raise CallFailed(path, "UNAVAILABLE", "still loading")
+        return backend_pb2.Reply(message=b"OK")
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class FakeSystem:
+    """Stands in for the operating system: give it to ``open_supervisor(system=...)``.
+
+    Args:
+        behaviours: How the processes behave, one per launch in that order; the last one goes on for all that follow.
+
+    Attributes:
+        children: Every process launched, in order.
+        taken: Ports that a stranger holds.
+        held: Ports held right now; empty when nothing leaked.
+    """
+
+    def __init__(self, behaviours: FakeBackend | Iterable[FakeBackend] = FakeBackend()) -> None:  # frozen
+        self._behaviours = _last_repeated(behaviours)
+        self.children: list[FakeChild] = []
+        self.taken: set[int] = set()
+        self.held: set[int] = set()
+        self.guard_lost: Callable[[int, int | None], None] | None = None
+
+    @asynccontextmanager
+    async def open(self, on_guard_lost: Callable[[int, int | None], None]) -> AsyncIterator[None]:
+        await trio.lowlevel.checkpoint()
+        self.guard_lost = on_guard_lost
+        yield
+
+    def hold_port(self, port: int) -> FakePort | None:
+        port = port or max(self.held | {39999}) + 1
+        if port in self.taken or port in self.held:
+            return None
+        self.held.add(port)
+        return FakePort(port, self.held)
+
+    def launch(self, command: Command, port: int, attempt: int) -> FakeChild:
+        behaviour = next(self._behaviours)
+        if behaviour.launch_error is not None:
+            raise behaviour.launch_error
+        child = FakeChild(1000 + len(self.children), port, behaviour, dict(command.environment))
+        self.children.append(child)
+        return child
+
+    async def wait_for_listener(self, port: int) -> None:
+        child = self._child_on(port)
+        await trio.sleep_until(child.launched_at + child.behaviour.listens_after)
+
+    def identify(self, child: Any, port: int, channel: Any) -> Identity:
+        return self._child_on(port).behaviour.identity
+
+    def channel(self, host: str, port: int, token: str | None) -> Any:
+        return FakeChannel(self._child_on(port))
+
+    def running(self) -> list[FakeChild]:
+        """The processes that have not ended."""
+        return [child for child in self.children if not child.has_ended()]
+
+    def _child_on(self, port: int) -> FakeChild:
+        return next(child for child in reversed(self.children) if child.port == port)
+
+
+def _last_repeated(behaviours: FakeBackend | Iterable[FakeBackend]) -> Iterator[FakeBackend]:
+    last = FakeBackend()
+    for last in [behaviours] if isinstance(behaviours, FakeBackend) else behaviours:
+        yield last
+    while True:
+        yield last
