@@ -1,0 +1,263 @@
+"""The configuration file: read, overridden by the environment, and checked; all problems at once."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from .._structuring import InvalidTable, structure
+from .._structuring import _below as below
+from .._units import seconds
+from .._values import BackendSpec, Choice, ProcessKey, Readiness, to_choice
+from ..engine._command import check
+from ..engine._plugins import Kind, Plugins
+from ..errors import ConfigError, InvalidCommand, InvalidOptions, InvalidValue, TrioSupError
+from ._overrides import apply_overrides
+
+MAX_REPLICAS = 1000
+
+T = TypeVar("T")
+_EXAMPLE = """\
+there is no such file. Give another one with -c, or make it; this is enough to begin with:
+
+    [backends.vectors]
+    command = ["python3", "-m", "trio_sup.backends.store"]
+"""
+
+
+def _to_timeout(value: object) -> float:
+    result = seconds(value)
+    if result <= 0:
+        raise InvalidValue(value, "must be longer than 0 seconds")
+    return result
+
+
+def _to_replicas(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_REPLICAS:
+        raise InvalidValue(value, f"expected a whole number from 1 to {MAX_REPLICAS}")
+    return value
+
+
+def _to_host(value: Any) -> str | None:
+    return None if value is None else BackendSpec(name="any", command=["any"], host=value).host
+
+
+def _to_token(value: Any) -> str | None:
+    return BackendSpec(name="any", command=["any"], token=value).token
+
+
+def _to_model(value: object) -> str | None:
+    return None if value is None else ProcessKey(value, 0).model
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What stands at the top of the file, `backends` apart."""
+
+    state_dir: Path | None = None
+    shutdown_timeout: float = attrs.field(default=25.0, converter=_to_timeout)
+    host: str | None = attrs.field(default=None, converter=_to_host)
+    token: str | None = attrs.field(default=None, converter=_to_token, repr=False)
+    token_file: Path | None = None
+    ports: Any = attrs.field(default=Choice("affinity"), converter=to_choice)
+    install_lock: Any = attrs.field(default=Choice("file"), converter=to_choice)
+    stop_policy: Any = attrs.field(default=Choice("free-then-terminate"), converter=to_choice)
+
+
+@attrs.frozen(kw_only=True)
+class ConfiguredBackend(BackendSpec):
+    """One `[backends.NAME]`: a specification, and how many processes are started from it."""
+
+    model: str | None = attrs.field(default=None, converter=_to_model)
+    replicas: int = attrs.field(default=1, converter=_to_replicas)
+
+    def process_keys(self) -> tuple[ProcessKey, ...]:
+        """The slots it fills."""
+        return tuple(ProcessKey(self.model or self.name, replica) for replica in range(self.replicas))
+
+    def spec(self) -> BackendSpec:
+        """The specification alone."""
+        return BackendSpec(**{field.name: getattr(self, field.name) for field in attrs.fields(BackendSpec)})
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """A configuration that was checked as far as it can be without starting anything."""
+
+    path: Path
+    settings: Settings
+    backends: tuple[ConfiguredBackend, ...]
+
+
+_KNOWN = {(): Settings, ("backends", "*"): ConfiguredBackend, ("backends", "*", "readiness"): Readiness}
+
+
+def read_config(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read the file at *path*, with the settings in *environ* on top.
+
+    Raises:
+        ConfigError: It cannot be used; names every problem with its path.
+    """
+    return interpret(_load(path), path, environ)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise ConfigError(str(path), [_EXAMPLE]) from None
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            str(path), [f"is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"]
+        ) from None
+    except RecursionError:
+        raise ConfigError(str(path), ["is nested too deeply"]) from None
+    except ValueError as error:  # TOMLDecodeError, and Python's own for numbers of thousands of digits
+        line = re.search(r"\(at line (\d+)", str(error))
+        where = f"{path}:{line[1]}" if line else str(path)
+        raise ConfigError(where, [f"is not valid TOML: {error}"]) from None
+
+
+def interpret(table: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
+    """Make a configuration of the *table* that was read from *path*.
+
+    Raises:
+        ConfigError: It cannot be used; names every problem with its path.
+    """
+    table = dict(table)
+    overrides = apply_overrides(table, environ, _KNOWN)
+    reader = _Reader(path.absolute().parent)
+    tables = table.pop("backends", {})
+    settings = reader.settings(table)
+    backends = reader.backends(tables, settings)
+    problems = [*overrides.problems, *map(overrides.attribute, reader.problems)]
+    if problems:
+        raise ConfigError(str(path), problems)
+    return Config(path=path, settings=settings, backends=backends)
+
+
+class _Reader:
+    """Reads what it can and notes what it cannot, so that one problem does not hide the next."""
+
+    def __init__(self, folder: Path) -> None:
+        self.problems: list[str] = []
+        self._folder = folder
+        self._plugins = Plugins()
+
+    def settings(self, table: Mapping[str, Any]) -> Settings:
+        settings = self._structure(Settings, table, "") or Settings()
+        self._check_strategy("port strategy", settings.ports, "ports")
+        self._check_strategy("install lock", settings.install_lock, "install_lock")
+        self._check_strategy("stop policy", settings.stop_policy, "stop_policy")
+        state_dir = settings.state_dir and self._folder / settings.state_dir
+        return attrs.evolve(settings, state_dir=state_dir, token=self._token(settings))
+
+    def _token(self, settings: Settings) -> str | None:
+        if settings.token_file is None:
+            return settings.token
+        if settings.token is not None:
+            self.problems.append("token_file: there is a token already; give only one of them")
+            return None
+        try:
+            text = (self._folder / settings.token_file).read_text(encoding="utf-8").strip()
+            return attrs.evolve(settings, token=text).token
+        except InvalidValue as error:
+            self.problems.append(f"token_file: {error.why.removeprefix('token: ')}")
+        except OSError as error:
+            self.problems.append(f"token_file: cannot be read: {error.strerror}")
+        except ValueError:
+            self.problems.append("token_file: is not UTF-8 text")
+        return None
+
+    def backends(self, tables: object, settings: Settings) -> tuple[ConfiguredBackend, ...]:
+        if not isinstance(tables, Mapping):
+            self.problems.append("backends: expected a table for each backend: [backends.NAME]")
+            return ()
+        if not tables:
+            self.problems.append("backends: there is none; add a table [backends.NAME] with at least its command")
+        found = (self._backend(name, table, settings) for name, table in tables.items())
+        backends = tuple(backend for backend in found if backend is not None)
+        for one, other in combinations(backends, 2):
+            path = below("backends", other.name)
+            if one.process_keys()[0] == other.process_keys()[0]:
+                self.problems.append(
+                    f"{path}.model: {one.name!r} serves the model {one.process_keys()[0].model!r} already"
+                )
+            for name in sorted(one.names() & other.names()):
+                self.problems.append(f"{path}: the name {name!r} means the backend {one.name!r} already")
+        return backends
+
+    def _backend(self, name: str, table: object, settings: Settings) -> ConfiguredBackend | None:
+        path = below("backends", name)
+        if not isinstance(table, Mapping):
+            self.problems.append(f"{path}: expected a table")
+            return None
+        if "name" in table:
+            self.problems.append(f"{path}.name: its name is that of the table; leave this out")
+        inherited = {"host": settings.host, "token": settings.token}
+        given = {key: value for key, value in inherited.items() if value is not None} | {**table, "name": name}
+        backend = self._structure(ConfiguredBackend, given, path)
+        if backend is None:
+            return None
+        backend = self._in_folder(backend)
+        if backend.stop_policy is not None:
+            self._check_strategy("stop policy", backend.stop_policy, f"{path}.stop_policy")
+        self._check_strategy("probe", backend.readiness.probe, f"{path}.readiness.probe")
+        self._check_command(backend, path)
+        return backend
+
+    def _structure(self, cls: type[T], table: Mapping[str, Any], path: str) -> T | None:
+        """Make a *cls* of what is right in *table*, so that its other parts can be looked at as well."""
+        try:
+            return structure(cls, table, path)
+        except InvalidTable as error:
+            self.problems += error.problems
+            with contextlib.suppress(InvalidTable):
+                return structure(cls, _without_wrong(table, path, error.problems), path)
+        return None
+
+    def _in_folder(self, backend: ConfiguredBackend) -> ConfiguredBackend:
+        """Relative paths are relative to the folder of the file, wherever the command was given."""
+        return attrs.evolve(
+            backend,
+            cwd=self._folder / (backend.cwd or ""),
+            env_file=backend.env_file and self._folder / backend.env_file,
+            directory=backend.directory and self._folder / backend.directory,
+        )
+
+    def _check_strategy(self, kind: Kind, choice: Any, path: str) -> None:
+        try:
+            self._plugins.make(kind, choice)
+        except InvalidOptions as error:
+            self.problems += [f"{path}.{problem}" for problem in error.problems]
+        except TrioSupError as error:
+            self.problems.append(f"{path}: {error}")
+
+    def _check_command(self, backend: ConfiguredBackend, path: str) -> None:
+        try:
+            check(backend)
+        except InvalidCommand as error:
+            self.problems.append(f"{path}.command: {error}")
+        except InvalidValue as error:
+            self.problems.append(f"{path}: {error}")
+        except OSError as error:
+            self.problems.append(f"{path}.command: {error.strerror}: {error.filename}")
+
+
+def _without_wrong(table: Mapping[str, Any], path: str, problems: Sequence[str]) -> dict[str, Any]:
+    """*table* without the values that one of *problems* is about."""
+    result = {}
+    for key, value in table.items():
+        place = below(path, key)
+        if not any(problem.startswith((f"{place}:", f"{place}[")) for problem in problems):
+            result[key] = _without_wrong(value, place, problems) if isinstance(value, Mapping) else value
+    return result
