@@ -1,0 +1,82 @@
+"""The loop that channels live on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio_asyncio
+
+from ..errors import InvalidValue
+from ..protocol.address import split_address
+from ._channel import Channel
+
+_log = logging.getLogger("trio_sup.bridge")
+
+
+class Bridge:
+    """Makes channels. Cannot be built by hand: see `open_bridge`."""
+
+    def __init__(self, loop: trio_asyncio.TrioEventLoop) -> None:
+        self._loop = loop
+        self._channels: set[Channel] = set()
+
+    def channel(self, host: str, port: int, *, token: str | None = None) -> Channel:
+        """A channel to ``host:port``, for any task; nothing is connected yet. It lasts until closed, or as the bridge.
+
+        Args:
+            token: Sent with each call as ``authorization: Bearer <token>``. Never shown.
+
+        Raises:
+            InvalidValue: The token cannot be sent.
+        """
+        channel = Channel(self._loop, host, port, token, self._channels.discard)
+        self._channels.add(channel)
+        return channel
+
+    def _shut(self) -> None:
+        for channel in list(self._channels):
+            channel._shut()
+
+
+@asynccontextmanager
+async def open_bridge() -> AsyncIterator[Bridge]:
+    """Open the loop for channels; leaving the block closes them all, and calls still running fail with UNAVAILABLE.
+
+    An idle bridge does nothing: no timer, no polling.
+    """
+    failure: Exception | None = None
+    async with trio_asyncio.open_loop() as loop:
+        # By default one garbage answer ends the program: what escapes a callback is raised into the loop's nursery.
+        loop.set_exception_handler(_log_only)
+        bridge = Bridge(loop)
+        try:
+            yield bridge
+        except Exception as error:
+            failure = error  # raised below: the loop's nurseries would wrap it into groups
+        finally:
+            bridge._shut()
+    if failure is not None:
+        raise failure
+
+
+def _log_only(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    _log.debug("%s", context.get("message"), exc_info=context.get("exception"))
+
+
+@asynccontextmanager
+async def open_channel(address: str, *, token: str | None = None) -> AsyncIterator[Channel]:
+    """Open a channel to ``host:port`` on a loop of its own, for programs that have no supervisor at hand.
+
+    Raises:
+        InvalidValue: The address or the token makes no sense.
+    """
+    try:
+        host, port = split_address(address)
+    except ValueError as error:
+        raise InvalidValue(address, str(error)) from None
+    async with open_bridge() as bridge:
+        yield bridge.channel(host, port, token=token)
