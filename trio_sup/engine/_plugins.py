@@ -190,9 +190,13 @@ def _offers(manager: pluggy.PluginManager, hook: str) -> dict[str, _Offer]:
         except Exception as error:
             raise PluginError(name, f"its hook {hook} raised {error!r}") from error
         if not isinstance(answer, Mapping) or not all(isinstance(key, str) and key for key in answer):
-            raise PluginError(name, f"its hook {hook} returned {reprlib.repr(answer)}, not a mapping from names to factories")
+            raise PluginError(
+                name, f"its hook {hook} returned {reprlib.repr(answer)}, not a mapping from names to factories"
+            )
         for key, factory in answer.items():
             if not callable(factory):
-                raise PluginError(name, f"its hook {hook} offers {reprlib.repr(factory)} as {key!r}: it cannot be called")
+                raise PluginError(
+                    name, f"its hook {hook} offers {reprlib.repr(factory)} as {key!r}: it cannot be called"
+                )
             offers[key] = _Offer(name, factory)
     return offers

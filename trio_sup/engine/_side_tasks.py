@@ -44,8 +44,8 @@ class _Task(Generic[T]):
     async def run(self) -> None:
         try:
             with self.scope:
-                value = await self.fn()
-                self.value, self.returned = value, not self.scope.cancel_called
+                self.value = await self.fn()
+                self.returned = True
         except Exception as error:
             self.error = error
         except BaseExceptionGroup as group:
@@ -115,9 +115,8 @@ class SideTasks:
         if in_time and not task.returned and task.error is None:
             # It must never look like a success.
             return SideResult(finished=False, error=RuntimeError("it was ended together with its host"))
-        return SideResult(
-            finished=in_time, timed_out=timed_out, error=task.error, value=task.value if in_time else None
-        )
+        value = task.value if in_time else None
+        return SideResult(finished=in_time, timed_out=timed_out, error=task.error, value=value)
 
     async def _run(self, task: _Task[Any]) -> None:
         try:

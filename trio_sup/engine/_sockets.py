@@ -237,9 +237,9 @@ class SocketTable:
 
     def _sockets(self, states: int, port: int = 0) -> list[Socket]:
         answers = self._dump(states, port)
-        if answers is not None:
-            return [_read(answer) for answer in answers]
-        return [found for found in _proc_sockets() if states & 1 << found.state and port in (0, found.port)]
+        found = map(_read, answers) if answers is not None else _proc_sockets()
+        # The kernel forgets the port when it lists bound sockets that do not listen, and /proc knows no question.
+        return [one for one in found if states & 1 << one.state and port in (0, one.port)]
 
     def _dump(self, states: int, port: int) -> list[bytes] | None:
         if self._netlink is None:

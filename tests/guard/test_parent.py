@@ -1,0 +1,187 @@
+"""The guard of the runner: statuses, signals and orphans, and nothing left when the supervisor ends."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from trio_sup.engine._tree import all_ended
+from trio_sup.guard._proc import Process, read_process, scan
+
+from .shapes import SHAPES, shell
+from .talking import Talker, child, is_alive, talker
+
+
+def guarded(*arguments: str) -> list[str]:
+    return child("is_guarded", *arguments)
+
+
+async def ended(process: Process) -> None:
+    await all_ended([(process.pid, process.started)])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_nothing_outlives_a_killed_supervisor(shape: str) -> None:
+    async with talker(guarded("run", *SHAPES[shape])) as talk:
+        supervisor = await talk.process_said("supervisor")
+        await talk.said("ready")
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await talk.all_gone()
+        assert await talk.status() == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", ["clears", "overwrites", "hides"])
+async def test_not_even_what_an_embedded_supervisor_would_lose(how: str) -> None:
+    marker = {**os.environ, "TRIO_SUP_TREE": "x/1"}
+    async with talker(guarded("run", *child("daemonizes", how)), env=marker) as talk:
+        supervisor = await talk.process_said("supervisor")
+        await talk.said("ready")
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await talk.all_gone()
+        assert await talk.status() == 128 + signal.SIGKILL
+
+
+async def test_what_a_supervisor_leaves_behind_at_its_own_end_is_ended_too() -> None:
+    command = guarded("leave", *SHAPES["own session"])
+    told, tells = os.pipe()
+    async with Reading(command, told) as talk:
+        await talk.said("ready")
+        os.write(tells, b"\n")
+        os.close(tells)
+        await talk.all_gone()
+        assert await talk.status() == 0
+
+
+class Reading:
+    """A talker that reads its input from a descriptor, which is closed here."""
+
+    def __init__(self, command: list[str], stdin: int) -> None:
+        self._talker = Talker(subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE))
+        os.close(stdin)
+
+    async def __aenter__(self) -> Talker:
+        return self._talker
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._talker.close()
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 130])
+async def test_the_exit_code_is_passed_on_and_output_is_written_once(code: int) -> None:
+    async with talker(guarded("exit", str(code))) as talk:
+        assert await talk.status() == code
+        await talk.all_gone()
+        assert talk.lines.count(["unflushed"]) == 1
+
+
+async def test_an_exception_is_shown_and_becomes_exit_code_1() -> None:
+    with trio.fail_after(30):
+        result = await trio.run_process(guarded("fail"), capture_stdout=True, capture_stderr=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.count(b"RuntimeError: as asked") == 1
+
+
+async def test_death_by_a_signal_becomes_128_and_its_number() -> None:
+    async with talker(guarded("die")) as talk:
+        assert await talk.status() == 128 + signal.SIGKILL
+
+
+async def test_signals_are_passed_on_once_each() -> None:
+    numbers = [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+    async with talker(guarded("count")) as talk:
+        await talk.said("counting")
+        for number in numbers:
+            talk.process.send_signal(number)
+            assert await talk.said("got") == [number.name]
+        talk.process.terminate()
+        assert await talk.said("counted") == [f"{number.name}=1" for number in numbers]
+        assert await talk.status() == 0
+
+
+async def test_a_ctrl_c_at_the_terminal_arrives_once() -> None:
+    ours, theirs = pty.openpty()
+    command = ["setsid", "--ctty", *guarded("count")]
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, start_new_session=False)
+    os.close(theirs)
+    talk = Talker(process)
+    try:
+        with trio.fail_after(30):
+            guard = await talk.process_said("guard")
+            await talk.said("counting")
+            os.write(ours, b"\x03")
+            assert await talk.said("got") == ["SIGINT"]
+            # Had the terminal reached the supervisor as well, that would have happened before this.
+            os.kill(guard.pid, signal.SIGTERM)
+            assert "SIGINT=1" in await talk.said("counted")
+            await talk.status()
+    finally:
+        await talk.close()
+        os.close(ours)
+
+
+async def test_the_supervisor_has_a_session_of_its_own() -> None:
+    async with talker(guarded("count")) as talk:
+        pid, session = await talk.said("supervisor")
+        assert pid == session
+        assert await talk.said("guard") == [str(talk.pid)]
+
+
+async def test_orphans_are_reaped_while_the_supervisor_lives() -> None:
+    async with talker(guarded("run", *shell("(sleep 0 & echo orphan $!); echo ready; exec sleep 1000"))) as talk:
+        pid = int((await talk.said("orphan"))[0])
+        await talk.said("ready")
+        with trio.fail_after(5):
+            while read_process(pid) is not None:
+                await trio.sleep(0.005)
+        assert not [process for process in scan() if process.ppid == talk.pid and not process.alive]
+
+
+async def test_an_ignored_sigchld_does_not_lose_the_status() -> None:
+    ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    async with talker([sys.executable, "-c", ignoring, *guarded("exit", "3")]) as talk:
+        assert await talk.status() == 3
+
+
+async def test_the_supervisor_goes_on_without_its_guard() -> None:
+    async with talker(guarded("run", *SHAPES["a single process"])) as talk:
+        supervisor = await talk.process_said("supervisor")
+        await talk.said("ready")
+        leader = await talk.process_said("leader")
+        talk.process.kill()
+        await talk.status()
+        assert is_alive(supervisor)
+        assert is_alive(leader)
+        for process in (supervisor, leader):
+            os.kill(process.pid, signal.SIGKILL)
+        await talk.all_gone()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start what it may not signal afterwards")
+async def test_what_may_not_be_signalled_is_named_and_does_not_hold_it_up_for_ever() -> None:
+    # Without CAP_KILL, root may not signal another user's process.
+    command = ["setpriv", "--bounding-set=-kill", *guarded("leave", *child("daemonizes", "changes"))]
+    told, tells = os.pipe()
+    talk = Talker(subprocess.Popen(command, stdin=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    os.close(told)
+    try:
+        with trio.fail_after(20):
+            await talk.said("ready")
+            daemon = await talk.process_said("daemon")
+            os.close(tells)
+            assert await talk.status() == 0
+            assert talk.process.stderr is not None
+            said = talk.process.stderr.read().decode()
+            assert f"could not end pid {daemon.pid} (" in said
+            assert "not permitted" in said
+            assert is_alive(daemon)
+    finally:
+        os.kill(daemon.pid, signal.SIGKILL)
+        assert talk.process.stderr is not None
+        talk.process.stderr.close()
+        await talk.close()
