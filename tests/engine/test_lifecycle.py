@@ -83,7 +83,7 @@ async def test_a_ready_backend_is_returned_as_it_is(autojump_clock: MockClock) -
 
 
 async def test_replicas_and_models_are_separate_slots(autojump_clock: MockClock) -> None:
-    async with supervised() as (sup, system):
+    async with supervised() as (sup, _system):
         await sup.start(SPEC, model="a", replica=0)
         await sup.start(SPEC, model="a", replica=1)
         await sup.start(SPEC, model="b")
@@ -289,7 +289,7 @@ async def test_another_waiter_keeps_the_attempt(autojump_clock: MockClock) -> No
 
 
 async def test_a_cancelled_stop_is_finished_all_the_same(autojump_clock: MockClock) -> None:
-    async with supervised(FakeBackend(stops_after=3)) as (sup, system):
+    async with supervised(FakeBackend(stops_after=3)) as (sup, _system):
         await sup.start(SPEC)
         with trio.move_on_after(1):
             await sup.stop("store")
@@ -299,7 +299,7 @@ async def test_a_cancelled_stop_is_finished_all_the_same(autojump_clock: MockClo
 
 
 async def test_another_specification_is_a_conflict(autojump_clock: MockClock) -> None:
-    async with supervised() as (sup, system):
+    async with supervised() as (sup, _system):
         first = await sup.start(SPEC)
         with pytest.raises(trio_sup.SpecConflict, match="grace"):
             await sup.start(attrs.evolve(SPEC, grace=1))
@@ -316,7 +316,7 @@ async def test_replace_ends_the_old_and_starts_the_new(autojump_clock: MockClock
 
 
 async def test_replace_with_a_command_that_cannot_run_changes_nothing(autojump_clock: MockClock) -> None:
-    async with supervised() as (sup, system):
+    async with supervised() as (sup, _system):
         first = await sup.start(SPEC)
         with pytest.raises(trio_sup.InvalidCommand):
             await sup.start(attrs.evolve(SPEC, command=["/does/not/exist"]), replace=True)
@@ -324,7 +324,7 @@ async def test_replace_with_a_command_that_cannot_run_changes_nothing(autojump_c
 
 
 async def test_the_same_specification_under_an_alias_is_reused(autojump_clock: MockClock) -> None:
-    async with supervised() as (sup, system):
+    async with supervised() as (sup, _system):
         first = await sup.start(attrs.evolve(SPEC, name="cuda12-store", aliases=["store"]), model="m")
         assert await sup.start(SPEC, model="m", replace=True) == first
         with pytest.raises(trio_sup.SpecConflict, match="name"):  # a shared alias alone does not make them one
@@ -335,7 +335,7 @@ async def test_an_attempt_replaced_on_disk_is_started_anew(autojump_clock: MockC
     directory = tmp_path / "release"
     directory.mkdir()
     spec = attrs.evolve(SPEC, directory=directory)
-    async with supervised() as (sup, system):
+    async with supervised() as (sup, _system):
         first = await sup.start(spec)
         assert await sup.start(spec) == first
         directory.rename(tmp_path / "old")
@@ -575,7 +575,7 @@ async def test_the_install_lock_is_held_for_a_launch(autojump_clock: MockClock) 
             held.append((backend, shared))
             yield
 
-    async with supervised(install_lock=Lock()) as (sup, system), trio.open_nursery() as nursery:
+    async with supervised(install_lock=Lock()) as (sup, _system), trio.open_nursery() as nursery:
         nursery.start_soon(sup.start, SPEC)
         await wait_all_tasks_blocked()
         (backend,) = sup.backends

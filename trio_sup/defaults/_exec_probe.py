@@ -82,8 +82,9 @@ async def _run(command: list[str], target: ProbeTarget, output: bytearray) -> in
     reading_end, writing_end = os.pipe()
     async with trio.lowlevel.FdStream(reading_end) as stream:
         try:
-            # On Trio's own thread, and nothing is awaited before the `try` below: no cancel can lose the process.
-            process = subprocess.Popen(  # noqa: ASYNC220  # it takes under a millisecond, see above
+            # On Trio's own thread (under a millisecond), and nothing is awaited before the `try` below: no cancel can
+            # lose the process.
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=writing_end,

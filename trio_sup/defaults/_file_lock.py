@@ -118,6 +118,7 @@ async def _acquire(path: Path, operation: int) -> int:
             os.close(opened)
             raise
         os.close(opened)
+        await trio.lowlevel.checkpoint()
 
 
 def _release(held: int, path: Path) -> None:

@@ -88,13 +88,13 @@ class HttpProbe:
         async with await trio.open_tcp_stream(host, port) as stream:
             exchange = _Exchange(stream)
             status = await exchange.ask(self.path, join_address(host, port))
-            if status not in self.status:
-                await exchange.say_farewell()
-                raise CheckFailed(f"GET {self.path} answered {status}")
-            if self.body is None:
-                await exchange.say_farewell()
-            elif not await exchange.body_has(self.body.encode()):
-                raise CheckFailed(f"the body of GET {self.path} does not contain {shortened(repr(self.body))}")
+            good = status in self.status
+            found = not good or self.body is None or await exchange.body_has(self.body.encode())
+            await exchange.say_farewell()
+        if not good:
+            raise CheckFailed(f"GET {self.path} answered {status}")
+        if not found:
+            raise CheckFailed(f"the body of GET {self.path} does not contain {shortened(repr(self.body))}")
 
 
 class _Exchange:

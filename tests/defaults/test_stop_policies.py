@@ -1,0 +1,115 @@
+"""The built-in stop policies against a target that keeps to a timetable."""
+
+from __future__ import annotations
+
+import math
+import signal
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_sup import BackendSpec, CallFailed, InvalidValue, ProcessKey
+from trio_sup.defaults._stop_policies import FreeThenTerminate, Kill, Terminate
+from trio_sup.strategies import StopPolicy
+
+
+@attrs.define
+class Target:
+    """Ends some time after its signal; writes down what was asked of it, and when."""
+
+    grace: float = 15.0
+    free_takes: float = 0.0
+    free_error: Exception | None = None
+    exits_after: float = 0.0
+    asked: list[tuple[str, float]] = attrs.field(factory=list)
+    key: ProcessKey = attrs.field(factory=lambda: ProcessKey("m"))
+    pid: int = 1
+
+    @property
+    def spec(self) -> BackendSpec:
+        return BackendSpec(name="m", command=["m"], grace=self.grace)
+
+    async def free(self) -> None:
+        self.asked.append(("free", trio.current_time()))
+        await trio.sleep(self.free_takes)
+        if self.free_error:
+            raise self.free_error
+
+    def signal(self, number: signal.Signals | None = None) -> None:
+        assert number is None
+        self.asked.append(("signal", trio.current_time()))
+
+    async def exited(self) -> None:
+        await trio.sleep(self.exits_after)
+
+
+async def seconds_of(policy: StopPolicy, target: Target) -> float:
+    began = trio.current_time()
+    with trio.fail_after(10_000):
+        await policy.stop(target)
+    return trio.current_time() - began
+
+
+async def test_free_comes_before_the_signal(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target(free_takes=2, exits_after=3)
+    assert await seconds_of(FreeThenTerminate(), target) == pytest.approx(5)
+    assert target.asked == [("free", 0), ("signal", pytest.approx(2))]
+
+
+async def test_free_that_hangs_is_left_after_its_time(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target(free_takes=math.inf)
+    await seconds_of(FreeThenTerminate(free_timeout="4s"), target)
+    assert target.asked == [("free", 0), ("signal", pytest.approx(4))]
+
+
+@pytest.mark.parametrize("error", [CallFailed("/f", "UNIMPLEMENTED", "no"), AttributeError("a bug in a library")])
+async def test_free_that_fails_harms_nothing(autojump_clock: trio.testing.MockClock, error: Exception) -> None:
+    target = Target(free_error=error)
+    await seconds_of(FreeThenTerminate(), target)
+    assert [what for what, _ in target.asked] == ["free", "signal"]
+
+
+@pytest.mark.parametrize("policy", [FreeThenTerminate(), Terminate()])
+async def test_waits_no_longer_than_the_grace(autojump_clock: trio.testing.MockClock, policy: StopPolicy) -> None:
+    assert await seconds_of(policy, Target(grace=7, exits_after=math.inf)) == pytest.approx(7)
+
+
+async def test_terminate_does_not_call_free(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target(exits_after=2)
+    assert await seconds_of(Terminate(), target) == pytest.approx(2)
+    assert target.asked == [("signal", 0)]
+
+
+async def test_kill_asks_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target(exits_after=math.inf)
+    assert await seconds_of(Kill(), target) == 0
+    assert target.asked == []
+
+
+@given(grace=st.floats(0, 1000), free_timeout=st.floats(0, 1000))
+def test_never_takes_longer_than_its_budget(grace: float, free_timeout: float) -> None:
+    async def worst() -> None:
+        for policy in (FreeThenTerminate(free_timeout=free_timeout), Terminate(), Kill()):
+            target = Target(grace=grace, free_takes=math.inf, exits_after=math.inf)
+            assert await seconds_of(policy, target) < policy.budget(target.spec)
+
+    trio.run(worst, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("policy", [FreeThenTerminate(), Terminate()])
+async def test_cancelled_while_waiting_it_ends_at_once(
+    autojump_clock: trio.testing.MockClock, policy: StopPolicy
+) -> None:
+    for target in (Target(free_takes=4), Target(exits_after=14)):
+        with trio.move_on_after(1) as scope:
+            await policy.stop(target)
+        assert scope.cancelled_caught == (target.exits_after > 0 or isinstance(policy, FreeThenTerminate))
+
+
+def test_refuses_a_negative_free_timeout() -> None:
+    with pytest.raises(InvalidValue, match="negative"):
+        FreeThenTerminate(free_timeout=-1)

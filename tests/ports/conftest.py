@@ -1,0 +1,63 @@
+"""Real children and real ports for the tests of the port layer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trio_sup.engine._port_hold import hold_port
+
+CHILDREN = Path(__file__).parent / "children"
+
+StartChild = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def start_child() -> Iterator[StartChild]:
+    """Starts a program of `children`, waits for its first line, and tells pid and line; ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(program: str, *arguments: object) -> tuple[int, str]:
+            process = subprocess.Popen(
+                [sys.executable, CHILDREN / program, *map(str, arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 60)[0], f"{program} says nothing"
+            return process.pid, process.stdout.readline().decode().strip()
+
+        yield start
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody uses, outside the range from which the kernel serves clients."""
+    while True:
+        port = random.randint(22000, 31999)
+        placeholder = hold_port(port)
+        if placeholder is not None:
+            placeholder.close()
+            return port
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Runs the block without root's powers."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
