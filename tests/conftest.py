@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,24 @@ from trio_sup.events import Event
 from trio_sup.guard import _proc
 
 E = TypeVar("E", bound=Event)
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a test that lacks a program it needs fails")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        missing = [program for program in marker.args if shutil.which(program) is None]
+        if missing:
+            reason = f"needs {', '.join(missing)}, which is not installed"
+            (pytest.fail if item.config.getoption("--no-skips") else pytest.skip)(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    for program in sorted({str(report.longrepr[2]) for report in skipped if isinstance(report.longrepr, tuple)}):
+        terminalreporter.write_line(f"skipped: {program}")
+
 
 CHILDREN = Path(__file__).parent / "children"
 

@@ -1,0 +1,78 @@
+"""A real process that cannot be ended: one of another user, under a supervisor that may not signal it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+PROGRAM = """
+import trio, trio_sup
+from trio_sup import events
+
+async def main():
+    spec = trio_sup.BackendSpec(
+        name="stubborn",
+        command=["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c",
+                 "echo $$ > $0; exec sleep 300", "pid-{port}"],
+        readiness=trio_sup.Readiness(probe={"strategy": "exec", "command": ["test", "-s", "pid-{port}"]}),
+        grace=0.2,
+    )
+    async with trio_sup.open_supervisor(shutdown_timeout=1) as sup:
+        backend = await sup.start(spec)
+        try:
+            await sup.stop("stubborn")
+        except trio_sup.StopFailed as error:
+            print("failed:", error)
+        (now,) = sup.backends
+        print(now.phase.name, sup.get_address(now.key), now.port == backend.port, now.survivors[0].pid == backend.pid)
+        try:
+            await sup.start(spec)
+        except trio_sup.StopFailed:
+            print("no second process")
+        stream = sup.events()
+        print("kill", backend.pid, flush=True)
+        async for event in stream:
+            if isinstance(event, events.BackendGone):
+                print("gone", flush=True)
+                break
+
+trio.run(main)
+"""
+
+
+@pytest.mark.needs("setpriv")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make a process of another user")
+def test_a_process_we_may_not_signal_is_named_watched_and_at_last_gone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents:
+        if not folder.stat().st_mode & 0o001:  # the folders that pytest keeps to itself
+            folder.chmod(folder.stat().st_mode | 0o011)
+    program = subprocess.Popen(
+        # Root without the capability to signal other users' processes.
+        ["setpriv", "--bounding-set", "-kill", sys.executable, "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    lines = []
+    try:
+        assert program.stdout is not None
+        for line in program.stdout:
+            lines.append(line)
+            if line.startswith("kill"):
+                os.kill(int(line.split()[1]), 9)
+    finally:
+        program.kill()
+        program.communicate()
+    text = "".join(lines)
+    assert "not permitted to signal it" in text
+    assert "STOP_FAILED None True True" in text
+    assert "no second process" in text
+    assert text.endswith("gone\n")

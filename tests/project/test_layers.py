@@ -1,0 +1,81 @@
+"""Lower layers never import higher ones, and only the bridge speaks asyncio."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent / "trio_sup"
+
+LAYERS = [
+    {"errors", "events", "hookspecs", "strategies", "protocol", "_phases", "_reports", "_units", "_values"},
+    {"_port_pool", "_resolution", "_structuring", "guard"},
+    {"bridge", "defaults"},
+    {"engine"},
+    {"testing"},
+    {"runner", "__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if not path.name.endswith("_pb2.py"))
+
+
+def module_of(path: Path) -> list[str]:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports_of(path: Path) -> set[str]:
+    """Absolute names of what a file imports when it runs (not what only the type checker reads)."""
+    package = ["trio_sup", *(module_of(path) if path.name == "__init__.py" else module_of(path)[:-1])]
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            found.update(f"{start}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_only_its_own_layer_and_lower_ones(path: Path) -> None:
+    module = module_of(path)
+    if not module:
+        return  # the package itself loads its public names lazily
+    own = module[0]
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != "trio_sup" or len(parts) < 2 or parts[1] == own or parts[1] not in RANK:
+            continue
+        if own == "backends":
+            assert parts[1] == "protocol", f"a backend process needs no more than the protocol, not {name}"
+            continue
+        assert RANK[parts[1]] <= RANK[own], f"{own} imports {name}, which is above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_bridge_and_backend_processes_speak_asyncio(path: Path) -> None:
+    if module_of(path)[:1] in (["bridge"], ["backends"]):
+        return
+    assert not {name.split(".")[0] for name in imports_of(path)} & {"asyncio", "grpclib", "trio_asyncio"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "guard").glob("*.py")), ids=lambda path: path.name)
+def test_the_guards_need_only_the_standard_library(path: Path) -> None:
+    import sys
+
+    for name in imports_of(path):
+        assert name.split(".")[0] in {*sys.stdlib_module_names, "trio_sup"}
+        if name.startswith("trio_sup"):
+            assert name.split(".")[1] == "guard"
