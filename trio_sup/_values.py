@@ -68,7 +68,7 @@ class Choice:
     name: str
     options: Mapping[str, Any] = attrs.field(hash=False)
 
-    def __init__(self, name: str, **options: Any) -> None:
+    def __init__(self, name: str, /, **options: Any) -> None:
         self.__attrs_init__(name, options)
 
 
