@@ -154,7 +154,6 @@ class ReleasedPorts:
 
     def release(self, key: ProcessKey, port: int, now: float) -> None:
         """Take *port* back; nothing happens unless *key* has it."""
-        self.sweep(now)
         if self.used.get(port) != key:
             return
         del self.used[port]

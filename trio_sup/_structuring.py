@@ -88,14 +88,14 @@ def _problems(error: BaseException, path: str, cls: type | None) -> list[str]:
         return list(error.problems)
     if isinstance(error, ForbiddenExtraKeysError):
         return [
-            _line(_below(path, key), f"unknown key{_near(key, _keys(error.cl))}")
+            _line(below(path, key), f"unknown key{_near(key, _keys(error.cl))}")
             for key in sorted(map(str, error.extra_fields))
         ]
     if isinstance(error, ClassValidationError):
         noted, own = error.group_exceptions()
         lines = []
         for inner, note in noted:
-            below = _below(path, note.name)
+            below = below(path, note.name)
             if isinstance(inner, KeyError) and inner.args == (note.name,):
                 lines.append(_line(below, "missing"))
             else:
@@ -104,14 +104,14 @@ def _problems(error: BaseException, path: str, cls: type | None) -> list[str]:
     if isinstance(error, IterableValidationError):
         items, own = error.group_exceptions()
         return [
-            *(line for inner, note in items for line in _problems(inner, _below(path, note.index), None)),
+            *(line for inner, note in items for line in _problems(inner, below(path, note.index), None)),
             *(line for inner in own for line in _problems(inner, path, None)),
         ]
     text = _text(error)
     if cls is not None and (match := _ABOUT_FIELD.fullmatch(text)):
         name = match[1] or match[2]
         if name in _keys(cls):
-            return [_line(_below(path, name), match[3])]
+            return [_line(below(path, name), match[3])]
     return [_line(path, text)]
 
 
@@ -133,7 +133,7 @@ def _line(path: str, text: str) -> str:
     return f"{path}: {text}" if path else text
 
 
-def _below(path: str, key: str | int) -> str:
+def below(path: str, key: str | int) -> str:
     if isinstance(key, int):
         return f"{path}[{key}]"
     if not _BARE_KEY.fullmatch(key):

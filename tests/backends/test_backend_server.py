@@ -68,9 +68,9 @@ def test_handler_that_raises_answers_internal_and_the_server_lives_on(client: Cl
 
 def test_messages_beyond_the_limit_are_refused_both_ways(client: Client) -> None:
     assert len(predict(client, f"size {MESSAGE_LIMIT_BYTES - 5}")) > 50_000_000
-    for prompt in (f"size {MESSAGE_LIMIT_BYTES}", "x" * MESSAGE_LIMIT_BYTES):
+    for prompt, padding in ((f"size {MESSAGE_LIMIT_BYTES}", 0), ("short answer", MESSAGE_LIMIT_BYTES)):
         with pytest.raises(grpc.RpcError) as caught:
-            predict(client, prompt)
+            client.call("Predict", pb.PredictOptions(Prompt=prompt, NegativePrompt="x" * padding), pb.Reply)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert predict(client, "still here") == b"still here"
 
@@ -123,8 +123,16 @@ def test_standard_health_service_says_serving_until_the_stop() -> None:
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
         watch = client.stream("/grpc.health.v1.Health/Watch", health_pb2.HealthCheckRequest(), kinds)
         assert next(watch).status == kinds.SERVING
+        thread = threading.Thread(target=predict, args=(client, "sleep 1"))
+        thread.start()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asleep\n"
         process.terminate()
         assert next(watch).status == kinds.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            predict(client, "too late")
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        thread.join(TIMEOUT)
         assert process.wait(TIMEOUT) == 0
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import socket
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -153,6 +156,67 @@ async def test_timeout_covers_the_attempt_to_connect(nothing_survives: None) -> 
     assert caught.value.status == "DEADLINE_EXCEEDED"
 
 
+async def test_channel_made_after_the_bridge_has_ended_is_closed() -> None:
+    async with open_bridge() as bridge:
+        pass
+    with pytest.raises(CallFailed) as caught:
+        await health(bridge.channel("127.0.0.1", 1))
+    assert caught.value.status == "UNAVAILABLE"
+
+
+async def test_cancelling_the_task_of_a_call_behind_our_back_fails_the_call() -> None:
+    with trio.fail_after(20), socket.create_server(("127.0.0.1", 0)) as silent:
+        async with open_bridge() as bridge, trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with pytest.raises(CallFailed) as caught:
+                    await health(bridge.channel(*silent.getsockname()))
+                assert caught.value.status == "UNAVAILABLE"
+
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            (task,) = asyncio.all_tasks(bridge._loop)
+            task.cancel()
+
+
+@asynccontextmanager
+async def not_reading() -> AsyncIterator[int]:
+    """The port of a server that opens its windows wide, and reads nothing of what it lets in."""
+    settings = b"\0\0\x06\x04\0\0\0\0\0" + b"\0\x04" + b"\x7f\xff\xff\xff"
+    window = b"\0\0\x04\x08\0\0\0\0\0" + b"\x7f\x00\x00\x00"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepting = trio.socket.from_stdlib_socket(listener)
+        async with trio.open_nursery() as nursery:
+
+            async def serve() -> None:
+                client, _ = await accepting.accept()
+                with client:
+                    await client.send(settings + window)
+                    await trio.sleep_forever()
+
+            nursery.start_soon(serve)
+            yield listener.getsockname()[1]
+            nursery.cancel_scope.cancel()
+
+
+async def test_closing_does_not_wait_for_a_server_that_does_not_read(nothing_survives: None) -> None:
+    request = pb.ForwardRequest(body_chunk=bytes(40_000_000))
+    with trio.fail_after(20):
+        async with not_reading() as port, open_bridge() as bridge:
+            channel = bridge.channel("127.0.0.1", port)
+            async with channel.stream_stream("/x.Y/Z", pb.ForwardRequest, pb.Reply) as call:
+                with trio.move_on_after(0.3) as impatience:
+                    await call.send(request)
+                assert impatience.cancelled_caught
+                # Half of it is on the way: there is no going on.
+                with pytest.raises(CallFailed) as caught:
+                    await call.send(request)
+                assert caught.value.status == "CANCELLED"
+            before = len(descriptors())
+            await channel.aclose()
+            assert len(descriptors()) == before - 1
+
+
 class unreachable:  # noqa: N801  # used as a function
     """A port whose queue of connections is full, so that connecting takes for ever."""
 
@@ -249,10 +313,13 @@ def test_idle_bridge_neither_stops_a_virtual_clock_nor_does_anything() -> None:
     assert steps.count < 10
 
 
-async def test_finished_calls_leave_no_timers() -> None:
+async def test_finished_calls_leave_nothing() -> None:
     with trio.fail_after(20):
         async with peer("raw_h2") as address, open_bridge() as bridge:
             channel = bridge.channel(*split_address(address))
             for timeout in (1000, math.inf, 1e12):
                 assert await health(channel, timeout=timeout) == b"OK"
             assert bridge._loop._timers == []
+            assert channel._grpclib is not None
+            assert channel._grpclib._protocol is not None
+            assert channel._grpclib._protocol.processor.streams == {}

@@ -297,9 +297,11 @@ async def test_longest_message_passes_and_a_longer_one_is_refused(channel: Chann
         with pytest.raises(CallFailed) as caught:
             await predict(channel, f"size:{MESSAGE_LIMIT_BYTES}", timeout=None)
         assert caught.value.status == "RESOURCE_EXHAUSTED"
+        request = pb.PredictOptions(Prompt="short answer", NegativePrompt="x" * MESSAGE_LIMIT_BYTES)
         with pytest.raises(CallFailed) as caught:
-            await predict(channel, "x" * MESSAGE_LIMIT_BYTES)
+            await channel.unary_unary(PREDICT, request, pb.Reply)
         assert caught.value.status == "RESOURCE_EXHAUSTED"
+        assert f"the limit of {MESSAGE_LIMIT_BYTES}" in caught.value.message
         assert await predict(channel, "still here") == b"still here"
 
 

@@ -87,14 +87,20 @@ PROPER = conversation(b"\0\0\0\0\x04\x0a\x02OK")
 
 
 @asynccontextmanager
-async def saying(bridge: Bridge, answer: bytes, *, hang_up: bool = True) -> AsyncIterator[Channel]:
-    """A channel to a server that sends *answer* once the client has spoken, and then hangs up or waits."""
+async def saying(
+    bridge: Bridge,
+    answer: bytes,
+    *,
+    after: type[h2.events.Event] = h2.events.StreamEnded,
+    hang_up: bool = True,
+) -> AsyncIterator[Channel]:
+    """A channel to a server that sends *answer* after the client's first such event, and then hangs up or waits."""
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
             client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
             events: list[h2.events.Event] = []
-            while not any(isinstance(event, h2.events.StreamEnded) for event in events):
+            while not any(isinstance(event, after) for event in events):
                 events = client.receive_data(await stream.receive_some(65536))
             await stream.send_all(answer)
             if hang_up:
@@ -164,6 +170,17 @@ async def test_answer_that_is_complete_counts_although_the_server_hangs_up(nothi
             for after in (b"", goaway, reset):
                 async with saying(bridge, PROPER + after) as channel:
                     assert await health(channel) == b"OK"
+
+
+async def test_answer_counts_that_came_before_the_request_was_sent() -> None:
+    # It is longer than the window, and the server will not open it any more.
+    request = pb.PredictOptions(Prompt="x" * 1_000_000)
+    with trio.fail_after(20):
+        async with (
+            open_bridge() as bridge,
+            saying(bridge, PROPER, after=h2.events.RequestReceived, hang_up=False) as channel,
+        ):
+            assert (await channel.unary_unary(HEALTH, request, pb.Reply)).message == b"OK"
 
 
 async def test_answer_without_a_status_fails_at_once() -> None:

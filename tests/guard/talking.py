@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from trio_sup.guard._proc import Process, read_process
+from trio_sup.guard._proc import Process, kill_exactly, read_process, scan, with_descendants
 
 CHILDREN = Path(__file__).parent / "children"
 
@@ -72,16 +72,17 @@ class Talker:
         return bool(data)
 
     async def close(self) -> None:
-        self.process.kill()
+        """End it and what is below it, also when a test has failed half-way."""
+        for each in with_descendants([each for each in scan() if each.pid == self.pid], scan()):
+            kill_exactly(each, signal.SIGKILL)
         self.process.wait()
         await self._stream.aclose()
 
 
 @asynccontextmanager
 async def talker(command: Sequence[str], **options: Any) -> AsyncIterator[Talker]:
-    """Run *command* for the length of the block; at its end it is killed, and its guard must do the rest."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, **options)
-    started = Talker(process)
+    """Run *command* for the length of the block; at its end it is killed, with all that descends from it."""
+    started = Talker(subprocess.Popen(command, stdout=subprocess.PIPE, **{"stdin": subprocess.DEVNULL, **options}))
     try:
         with trio.fail_after(30):
             yield started

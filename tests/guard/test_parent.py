@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +18,7 @@ from trio_sup.engine._tree import all_ended
 from trio_sup.guard._proc import Process, read_process, scan
 
 from .shapes import SHAPES, shell
-from .talking import Talker, child, is_alive, talker
+from .talking import Talker, child, end, is_alive, talker
 
 
 def guarded(*arguments: str) -> list[str]:
@@ -48,28 +51,23 @@ async def test_not_even_what_an_embedded_supervisor_would_lose(how: str) -> None
 
 
 async def test_what_a_supervisor_leaves_behind_at_its_own_end_is_ended_too() -> None:
-    command = guarded("leave", *SHAPES["own session"])
-    told, tells = os.pipe()
-    async with Reading(command, told) as talk:
+    async with talker_reading(guarded("leave", *SHAPES["own session"])) as (talk, tells):
         await talk.said("ready")
         os.write(tells, b"\n")
-        os.close(tells)
         await talk.all_gone()
         assert await talk.status() == 0
 
 
-class Reading:
-    """A talker that reads its input from a descriptor, which is closed here."""
-
-    def __init__(self, command: list[str], stdin: int) -> None:
-        self._talker = Talker(subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE))
-        os.close(stdin)
-
-    async def __aenter__(self) -> Talker:
-        return self._talker
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._talker.close()
+@asynccontextmanager
+async def talker_reading(command: list[str], **options: Any) -> AsyncIterator[tuple[Talker, int]]:
+    """A talker, and the descriptor that writes to its input."""
+    told, tells = os.pipe()
+    try:
+        async with talker(command, stdin=told, **options) as talk:
+            os.close(told)
+            yield talk, tells
+    finally:
+        os.close(tells)
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 130])
@@ -106,23 +104,17 @@ async def test_signals_are_passed_on_once_each() -> None:
 
 async def test_a_ctrl_c_at_the_terminal_arrives_once() -> None:
     ours, theirs = pty.openpty()
-    command = ["setsid", "--ctty", *guarded("count")]
-    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, start_new_session=False)
-    os.close(theirs)
-    talk = Talker(process)
-    try:
-        with trio.fail_after(30):
-            guard = await talk.process_said("guard")
-            await talk.said("counting")
-            os.write(ours, b"\x03")
-            assert await talk.said("got") == ["SIGINT"]
-            # Had the terminal reached the supervisor as well, that would have happened before this.
-            os.kill(guard.pid, signal.SIGTERM)
-            assert "SIGINT=1" in await talk.said("counted")
-            await talk.status()
-    finally:
-        await talk.close()
-        os.close(ours)
+    async with talker(["setsid", "--ctty", *guarded("count")], stdin=theirs) as talk:
+        os.close(theirs)
+        guard = await talk.process_said("guard")
+        await talk.said("counting")
+        os.write(ours, b"\x03")
+        assert await talk.said("got") == ["SIGINT"]
+        # Had the terminal reached the supervisor as well, that would have happened before this.
+        os.kill(guard.pid, signal.SIGTERM)
+        assert "SIGINT=1" in await talk.said("counted")
+        await talk.all_gone()
+    os.close(ours)
 
 
 async def test_the_supervisor_has_a_session_of_its_own() -> None:
@@ -163,25 +155,20 @@ async def test_the_supervisor_goes_on_without_its_guard() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start what it may not signal afterwards")
-async def test_what_may_not_be_signalled_is_named_and_does_not_hold_it_up_for_ever() -> None:
+@pytest.mark.needs("setpriv")
+async def test_what_may_not_be_signalled_is_named_and_does_not_hold_it_up_for_ever(tmp_path: Path) -> None:
     # Without CAP_KILL, root may not signal another user's process.
     command = ["setpriv", "--bounding-set=-kill", *guarded("leave", *child("daemonizes", "changes"))]
-    told, tells = os.pipe()
-    talk = Talker(subprocess.Popen(command, stdin=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    os.close(told)
-    try:
-        with trio.fail_after(20):
+    with (tmp_path / "stderr").open("w+") as stderr:
+        async with talker_reading(command, stderr=stderr) as (talk, tells):
             await talk.said("ready")
             daemon = await talk.process_said("daemon")
-            os.close(tells)
-            assert await talk.status() == 0
-            assert talk.process.stderr is not None
-            said = talk.process.stderr.read().decode()
-            assert f"could not end pid {daemon.pid} (" in said
-            assert "not permitted" in said
-            assert is_alive(daemon)
-    finally:
-        os.kill(daemon.pid, signal.SIGKILL)
-        assert talk.process.stderr is not None
-        talk.process.stderr.close()
-        await talk.close()
+            try:
+                os.write(tells, b"\n")
+                assert await talk.status() == 0
+                assert is_alive(daemon)
+            finally:
+                end(daemon)
+        stderr.seek(0)
+        assert f"could not end pid {daemon.pid} (" in (said := stderr.read())
+        assert "not permitted" in said

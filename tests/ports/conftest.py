@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import select
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -41,14 +42,27 @@ def start_child() -> Iterator[StartChild]:
 
 
 @pytest.fixture
-def free_port() -> int:
+def free_port() -> Iterator[int]:
     """A port that nobody uses, outside the range from which the kernel serves clients."""
     while True:
         port = random.randint(22000, 31999)
-        placeholder = hold_port(port)
-        if placeholder is not None:
-            placeholder.close()
-            return port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation:
+            if _is_free(port, reservation):
+                yield port
+                return
+
+
+def _is_free(port: int, reservation: socket.socket) -> bool:
+    try:
+        # The UDP namesake of the port keeps tests that run at the same time off it.
+        reservation.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    placeholder = hold_port(port)
+    if placeholder is None:
+        return False
+    placeholder.close()
+    return True
 
 
 @contextlib.contextmanager

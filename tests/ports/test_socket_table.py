@@ -209,20 +209,20 @@ def test_what_is_left_of_an_earlier_answer_is_not_taken_for_this_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "answers",
     [
-        done(1, errno.ENOENT),
-        done(1, errno.EPERM, kind=2),
-        message(1)[:50],
-        struct.pack("=IHHII", 3, 20, MULTI, 1, 0),
-        message(1, payload=b"short"),
-        b"garbage",
-        b"",
+        (done(1, errno.ENOENT),),
+        (done(1, errno.EPERM, kind=2),),
+        (message(1)[:50], done(1)),
+        (struct.pack("=IHHII", 3, 20, MULTI, 1, 0), done(1)),
+        (message(1, payload=b"short") + done(1),),
+        (b"garbage", done(1)),
+        (),
     ],
-    ids=["end with an error", "error", "cut off", "length below the header", "short payload", "garbage", "empty"],
+    ids=["end with an error", "error", "cut off", "length below the header", "short payload", "garbage", "none"],
 )
-def test_an_answer_that_makes_no_sense_sends_us_to_proc(answer: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, kernel_says(answer) as table:
+def test_an_answer_that_makes_no_sense_sends_us_to_proc(answers: tuple[bytes, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, kernel_says(*answers, done(2)) as table:
         assert listener.getsockname()[1] in table.listening_ports()
         assert table._netlink is None
 

@@ -28,7 +28,6 @@ class Answer:
         self.complete = True
         if stream.trailers is None and "grpc-status" not in dict(stream.headers or ()):
             stream.trailers = []
-            stream.trailers_received.set()
         Stream.__ended__(stream)
         self._wake_sender()
 

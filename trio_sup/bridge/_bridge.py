@@ -23,9 +23,11 @@ class Bridge:
     def __init__(self, loop: trio_asyncio.TrioEventLoop) -> None:
         self._loop = loop
         self._channels: set[Channel] = set()
+        self._closed = False
 
     def channel(self, host: str, port: int, *, token: str | None = None) -> Channel:
-        """A channel to ``host:port``, for any task; nothing is connected yet. It lasts until closed, or as the bridge.
+        """A channel to ``host:port``, for any task; nothing is connected yet. It lasts until closed, or as the bridge
+        does; after that, its calls fail with UNAVAILABLE.
 
         Args:
             token: Sent with each call as ``authorization: Bearer <token>``. Never shown.
@@ -35,9 +37,12 @@ class Bridge:
         """
         channel = Channel(self._loop, host, port, token, self._channels.discard)
         self._channels.add(channel)
+        if self._closed:
+            channel._shut()
         return channel
 
     def _shut(self) -> None:
+        self._closed = True
         for channel in list(self._channels):
             channel._shut()
 

@@ -243,8 +243,8 @@ class Channel:
             except Exception as error:
                 raise call_failed(call.path, error, call.stream) from error
             except asyncio.CancelledError as error:
-                # Not ours: the loop is ending under the call.
-                raise CallFailed(call.path, "UNAVAILABLE", f"the channel to {self.address} was closed") from error
+                # Not by Trio: somebody cancelled the loop's tasks. It must not get among Trio's exceptions.
+                raise CallFailed(call.path, "UNAVAILABLE", f"the call to {self.address} was interrupted") from error
             finally:
                 self._running.discard(call_scope)
         if self._closed:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from typing import Any, NoReturn
 
 import grpclib.client
 from grpclib.protocol import H2Protocol
-from h2.exceptions import ProtocolError
 
 _SETTINGS = 4  # the type of the frame that HTTP/2 begins with
 
@@ -31,8 +29,7 @@ class Connection(H2Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        with contextlib.suppress(ProtocolError):
-            self.connection._connection.close_connection()  # beginning a call is an error from now on
+        self.connection._connection.send_headers = _refuse  # type: ignore[method-assign]  # h2 would begin another call
         self.connection.write_ready.set()
         self.connection.stream_close_waiter.set()
 
@@ -57,3 +54,7 @@ class GrpclibChannel(grpclib.client.Channel):
     def close(self) -> None:
         self.closed = True
         super().close()
+
+
+def _refuse(*arguments: object, **options: object) -> NoReturn:
+    raise ConnectionResetError("connection lost")

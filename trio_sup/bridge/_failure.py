@@ -10,7 +10,6 @@ from grpclib.client import Stream
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.metadata import decode_grpc_message
-from h2.exceptions import ProtocolError
 
 from ..errors import CallFailed
 
@@ -39,8 +38,6 @@ def call_failed(path: str, error: Exception, stream: Stream[Any, Any] | None) ->
         case OSError():
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             return CallFailed(path, "UNAVAILABLE", f"no connection: {why}")
-        case ProtocolError():  # h2's: the connection ended before the call had begun
-            return CallFailed(path, "UNAVAILABLE", "connection lost")
         case PeerEnded():
             return CallFailed(path, "CANCELLED", str(error))
         case _:

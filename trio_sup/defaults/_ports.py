@@ -211,7 +211,7 @@ class EphemeralPorts:
         released = self._released
         released.sweep(now)
         own = released.claims.port_of(key)
-        if own is not None and own not in released.used and hold(own) == own:
+        if own is not None and hold(own) == own:
             released.take(key, own)
             return own
         refused = 0

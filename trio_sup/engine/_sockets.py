@@ -142,6 +142,8 @@ class _Netlink:
                 if flags & _NLM_F_DUMP_INTR:
                     whole = False
                 if kind == _SOCK_DIAG_BY_FAMILY:
+                    if end - start < _ANSWER_BYTES:
+                        raise OSError(errno.EPROTO, "netlink answer shorter than this program knows")
                     answers.append(bytes(buffer[start : start + _ANSWER_BYTES]))
                     if not flags & _NLM_F_MULTI:
                         return answers, whole

@@ -8,12 +8,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import attrs
 
-from .._structuring import InvalidTable, structure
-from .._structuring import _below as below
+from .._structuring import InvalidTable, below, structure
 from .._units import seconds
 from .._values import BackendSpec, Choice, ProcessKey, Readiness, to_choice
 from ..engine._command import check
@@ -205,7 +205,8 @@ class _Reader:
             self.problems.append(f"{path}.name: its name is that of the table; leave this out")
         inherited = {"host": settings.host, "token": settings.token}
         given = {key: value for key, value in inherited.items() if value is not None} | {**table, "name": name}
-        backend = self._structure(ConfiguredBackend, given, path)
+        stand_in = {"name": "x" + re.sub(r"[^A-Za-z0-9]", "-", name), "command": ["true"]}
+        backend = self._structure(ConfiguredBackend, given, path, stand_in)
         if backend is None:
             return None
         backend = self._in_folder(backend)
@@ -215,14 +216,19 @@ class _Reader:
         self._check_command(backend, path)
         return backend
 
-    def _structure(self, cls: type[T], table: Mapping[str, Any], path: str) -> T | None:
-        """Make a *cls* of what is right in *table*, so that its other parts can be looked at as well."""
+    def _structure(
+        self, cls: type[T], table: Mapping[str, Any], path: str, stand_in: Mapping[str, Any] = MappingProxyType({})
+    ) -> T | None:
+        """Make a *cls* of what is right in *table*, so that its other parts can be looked at as well.
+
+        *stand_in* has what cannot be left out.
+        """
         try:
             return structure(cls, table, path)
         except InvalidTable as error:
             self.problems += error.problems
             with contextlib.suppress(InvalidTable):
-                return structure(cls, _without_wrong(table, path, error.problems), path)
+                return structure(cls, {**stand_in, **_without_wrong(table, path, error.problems)}, path)
         return None
 
     def _in_folder(self, backend: ConfiguredBackend) -> ConfiguredBackend:

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from .._structuring import _below
+from .._structuring import below
 from .._values import Choice
 
 PREFIX = "TRIO_SUP_"
@@ -44,7 +44,7 @@ class Overrides:
 
 def path_of(*keys: str) -> str:
     """How problems name the place that *keys* lead to."""
-    return functools.reduce(_below, keys, "")
+    return functools.reduce(below, keys, "")
 
 
 Known = Mapping[tuple[str, ...], type]
