@@ -95,11 +95,11 @@ def _problems(error: BaseException, path: str, cls: type | None) -> list[str]:
         noted, own = error.group_exceptions()
         lines = []
         for inner, note in noted:
-            below = below(path, note.name)
+            place = below(path, note.name)
             if isinstance(inner, KeyError) and inner.args == (note.name,):
-                lines.append(_line(below, "missing"))
+                lines.append(_line(place, "missing"))
             else:
-                lines += _without_prefix(_problems(inner, below, None), below, note.name)
+                lines += _without_prefix(_problems(inner, place, None), place, note.name)
         return lines + [line for inner in own for line in _problems(inner, path, error.cl)]
     if isinstance(error, IterableValidationError):
         items, own = error.group_exceptions()

@@ -82,15 +82,13 @@ def collect(requests, context):
 
 
 def forward(requests, context):
-    try:
-        for request in requests:
-            if request.path == "fail":
-                context.abort(grpc.StatusCode.ABORTED, "as asked")
-            if request.path == "stop":
-                return
-            yield pb.ForwardReply(body_chunk=request.body_chunk)
-    except grpc.RpcError:
-        hang("Forward", context)
+    note_end("Forward", context)
+    for request in requests:
+        if request.path == "fail":
+            context.abort(grpc.StatusCode.ABORTED, "as asked")
+        if request.path == "stop":
+            return
+        yield pb.ForwardReply(body_chunk=request.body_chunk)
 
 
 def wait_cancelled(request, context):
