@@ -1,0 +1,87 @@
+"""Values refuse nonsense at once, and say which field and why."""
+
+from __future__ import annotations
+
+import math
+import signal
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import trio_sup
+from trio_sup import BackendSpec, Choice, Readiness
+from trio_sup._units import seconds
+
+SPEC = BackendSpec(name="x", command=["x"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""), ("name", "a/b"), ("name", "../x"), ("name", "-x"), ("name", 3), ("command", []),
+        ("command", "x"), ("command", [""]), ("command", ["x", 1]), ("command", ["a\0b"]), ("aliases", "x"),
+        ("aliases", ["a b"]), ("env", {"A=B": "1"}), ("env", {"A": 1}), ("env", {"": "x"}), ("env", ["A=1"]),
+        ("cwd", ""), ("cwd", 3), ("clear_env", 1), ("host", ""), ("host", "a b"), ("token", ""), ("token", "a\nb"),
+        ("stop_signal", "SIGNOTHING"), ("stop_signal", 0), ("stop_signal", True), ("signal_to", "all"), ("grace", -1),
+        ("grace", "soon"), ("grace", math.nan), ("grace", math.inf), ("grace", True), ("success_codes", [256]),
+        ("success_codes", 0), ("identity", "maybe"), ("readiness", {}), ("stop_policy", {}), ("stop_policy", ""),
+    ],
+)  # fmt: skip
+def test_a_bad_field_is_named(field: str, value: Any) -> None:
+    with pytest.raises(trio_sup.InvalidValue, match=f"^{field}: "):
+        attrs.evolve(SPEC, **{field: value})
+
+
+@pytest.mark.parametrize("field", ["timeout", "interval", "call_timeout"])
+@pytest.mark.parametrize("value", [0, -1, "0s", "x", None])
+def test_readiness_needs_durations_above_zero(field: str, value: Any) -> None:
+    with pytest.raises(trio_sup.InvalidValue, match=f"^{field}: "):
+        Readiness(**{field: value})
+
+
+def test_friendly_forms_are_taken() -> None:
+    spec = attrs.evolve(SPEC, grace="1m30s", stop_signal="INT", success_codes=[0, 143], aliases=["y"], cwd="/tmp")
+    assert (spec.grace, spec.stop_signal, spec.success_codes) == (90.0, signal.SIGINT, {0, 143})
+    assert Readiness(probe={"strategy": "http", "path": "/health"}).probe == Choice("http", path="/health")
+
+
+def test_an_option_may_have_any_name() -> None:
+    assert Readiness(probe={"strategy": "x", "name": 1}).probe.options == {"name": 1}
+
+
+def test_a_token_is_never_shown() -> None:
+    spec = attrs.evolve(SPEC, token="s3cret", env={"PASSWORD": "s3cret"})
+    assert "s3cret" not in repr(spec) + str(spec)
+    with pytest.raises(trio_sup.InvalidValue) as caught:
+        attrs.evolve(SPEC, token="s3cret\n")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_specifications_can_be_compared_and_hashed() -> None:
+    assert {SPEC, attrs.evolve(SPEC)} == {SPEC}
+    assert SPEC != attrs.evolve(SPEC, grace=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("500ms", 0.5), ("30s", 30), ("1m30s", 90), ("2h", 7200), (" 1.5s", 1.5), (3, 3), ("1h 1s", 3601)],
+)
+def test_durations(text: Any, value: float) -> None:
+    assert seconds(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "s", "1", "1 fortnight", "-1s", "1s2", "1e3s", None, [], True])
+def test_what_is_no_duration(text: Any) -> None:
+    with pytest.raises(trio_sup.InvalidValue):
+        seconds(text)
+
+
+@given(st.text(max_size=10))
+def test_any_text_is_a_duration_or_a_typed_error(text: str) -> None:
+    try:
+        assert seconds(text) >= 0
+    except trio_sup.InvalidValue:
+        pass
