@@ -7,11 +7,15 @@ plugin may replace a built-in. A hook must be quick and must not block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pluggy
 
-from .strategies import InstallLock, PortStrategy, Probe, StopPolicy
+from .strategies import InstallLock, LaunchPreparation, Observer, PortStrategy, Probe, Service, StopPolicy
+
+HOOK_VERSION = 1
+"""Version of these hooks; a plugin may say in `trio_sup_hook_version` which one it was built for."""
 
 hookspec = pluggy.HookspecMarker("trio_sup")
 hookimpl = pluggy.HookimplMarker("trio_sup")
@@ -35,3 +39,43 @@ def trio_sup_stop_policies() -> Mapping[str, Callable[..., StopPolicy]]:  # type
 @hookspec
 def trio_sup_probes() -> Mapping[str, Callable[..., Probe]]:  # type: ignore[empty-body]
     """Offer ways to tell that a process may take calls, by name. One object per specification that names it."""
+
+
+@hookspec
+def trio_sup_launch_preparations() -> Mapping[str, Callable[..., LaunchPreparation]]:  # type: ignore[empty-body]
+    """Offer ways to change what is executed, by name. One object is made per specification that names it."""
+
+
+@hookspec
+def trio_sup_observers(sections: Mapping[str, Any]) -> Sequence[Observer]:  # type: ignore[empty-body]
+    """Give functions that are called with every event.
+
+    Args:
+        sections: The configuration sections of all plugins, by name; see `trio_sup_config_sections`. An
+            implementation that does not need them leaves the argument out.
+    """
+
+
+@hookspec
+def trio_sup_services(sections: Mapping[str, Any]) -> Mapping[str, Service]:  # type: ignore[empty-body]
+    """Give long-running async functions, by name: each runs for as long as the supervisor does.
+
+    Args:
+        sections: As for `trio_sup_observers`.
+    """
+
+
+@hookspec
+def trio_sup_commands() -> Mapping[str, Callable[..., int | None]]:  # type: ignore[empty-body]
+    """Give subcommands of `trio-sup`, by name: functions whose parameters and docstring make its command line.
+
+    The result is the exit status; None is 0.
+    """
+
+
+@hookspec
+def trio_sup_config_sections() -> Mapping[str, Callable[..., object]]:  # type: ignore[empty-body]
+    """Give top-level tables of the configuration, by name: attrs classes that they are structured into.
+
+    A table that the file leaves out is made with its defaults, if the class has one for every field.
+    """

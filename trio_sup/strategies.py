@@ -8,8 +8,9 @@ Durations are seconds; instants come from `trio.current_time()` and are passed i
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -17,6 +18,8 @@ import attrs
 if TYPE_CHECKING:
     from ._values import BackendSpec, ProcessKey
     from .bridge import Channel
+    from .engine import Supervisor
+    from .events import Event
 
 
 class PortsExhausted(Exception):
@@ -138,3 +141,55 @@ class Probe(Protocol):
     async def check(self, target: ProbeTarget) -> None:
         """Return if the backend may take calls; raise anything if not: the text is the reason that is shown."""
         ...
+
+
+@attrs.frozen(kw_only=True)
+class Launch:
+    """What is about to be executed.
+
+    Attributes:
+        executable: Path of the program.
+        arguments: Its arguments, its own name in front.
+        environment: Its environment. The marker of the process tree is added afterwards, whatever stands here.
+        cwd: Its working directory; None for the supervisor's own.
+        port: The port it is told to serve on.
+    """
+
+    key: ProcessKey
+    spec: BackendSpec
+    executable: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = attrs.field(repr=False)
+    cwd: Path | None
+    port: int
+
+
+class LaunchPreparation(Protocol):
+    """Changes what is executed: environment, arguments, or a program put in front that executes the rest.
+
+    A program put in front must `exec` the backend, so that the process stays the same one.
+    """
+
+    def check(self, spec: BackendSpec) -> None:
+        """Look whether *spec* could be prepared here, before anything is started; raise `InvalidValue` if not."""
+        ...
+
+    def prepare(self, launch: Launch) -> Launch:
+        """Return the changed launch (`attrs.evolve`). Quick; anything it raises fails this start only."""
+        ...
+
+
+class Observer(Protocol):
+    """A function that is told every event; it must not wait. One that raises is named and not called again."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+class Service(Protocol):
+    """A long-running task beside the backends, such as an exporter.
+
+    It starts when the supervisor is open, and is cancelled when every backend has ended. One that raises is named;
+    the supervisor goes on.
+    """
+
+    def __call__(self, supervisor: Supervisor, /) -> Awaitable[None]: ...

@@ -35,25 +35,16 @@ class Connection(H2Protocol):
 
 
 class GrpclibChannel(grpclib.client.Channel):
-    """Makes such connections, and keeps none that ended, or was made, too late."""
-
-    closed = False
+    """Makes such connections."""
 
     def _protocol_factory(self) -> H2Protocol:
         return Connection(grpclib.client.Handler(), self._config, self._h2_config)
 
     async def _create_connection(self) -> Any:
         protocol = await super()._create_connection()
-        if self.closed:
-            protocol.processor.close()
-            raise ConnectionAbortedError("the channel was closed")
         if protocol.connection.is_closing():
             raise ConnectionResetError("the server hung up, or does not speak HTTP/2")
         return protocol
-
-    def close(self) -> None:
-        self.closed = True
-        super().close()
 
 
 def _refuse(*arguments: object, **options: object) -> NoReturn:

@@ -72,7 +72,7 @@ class Guard:
         Raises:
             GuardFailed: The first one could not be started.
 
-        Cancellation: sends the helper away, which takes at most about 2 s, and leaves nothing behind. If a tree is
+        Cancellation: sends the helper away, which takes at most about 4 s, and leaves nothing behind. If a tree is
             still registered, the helper ends it first.
         """
         delay = 0.0
@@ -214,10 +214,14 @@ class _Helper:
     async def leave(self, *, polite: bool, timeout: float = LEAVE_TIMEOUT) -> None:
         """Say good-bye if *polite*, hang up, and reap; kill it if that takes longer than *timeout* seconds.
 
-        Cancellation: is not heeded; it takes little more than *timeout*.
+        Cancellation: is not heeded; it takes at most about twice *timeout*.
         """
         if polite:
             self.send(b"bye\n")
+        with trio.move_on_after(timeout, shield=True):
+            while self._unsent:
+                await trio.lowlevel.wait_writable(self._line)
+                self._flush()
         self._line.close()
         for patience in (timeout, LEAVE_TIMEOUT):
             with trio.move_on_after(patience, shield=True):

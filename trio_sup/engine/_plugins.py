@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType, ModuleType
 from typing import Any, Final, Literal, TypeAlias, overload
 
 import attrs
@@ -15,9 +15,9 @@ from .. import hookspecs
 from .._structuring import InvalidTable, problems_of, structure
 from .._values import Choice
 from ..errors import InvalidOptions, InvalidValue, TrioSupError, UnknownStrategy
-from ..strategies import InstallLock, PortStrategy, Probe, StopPolicy
+from ..strategies import InstallLock, LaunchPreparation, Observer, PortStrategy, Probe, Service, StopPolicy
 
-Kind: TypeAlias = Literal["port strategy", "install lock", "stop policy", "probe"]
+Kind: TypeAlias = Literal["port strategy", "install lock", "stop policy", "probe", "launch preparation"]
 Factory: TypeAlias = Callable[..., object]
 
 
@@ -47,7 +47,9 @@ _HOOKS: Final[Mapping[Kind, tuple[str, type]]] = {
     "install lock": ("trio_sup_install_locks", InstallLock),
     "stop policy": ("trio_sup_stop_policies", StopPolicy),
     "probe": ("trio_sup_probes", Probe),
+    "launch preparation": ("trio_sup_launch_preparations", LaunchPreparation),
 }
+KINDS: Final = tuple(_HOOKS)
 
 
 class Plugins:
@@ -69,11 +71,47 @@ class Plugins:
         manager.add_hookspecs(hookspecs)
         for plugin in (*defaults.PLUGINS, *extra):
             _register(manager, plugin)
+        self._manager = manager
         self._offers = {kind: _offers(manager, hook) for kind, (hook, _) in _HOOKS.items()}
+        self.commands: Mapping[str, Factory] = _factories(_offers(manager, "trio_sup_commands"))
+        """Subcommands of `trio-sup`, by name."""
+        self.sections: Mapping[str, Factory] = _factories(_offers(manager, "trio_sup_config_sections"))
+        """What makes the plugins' top-level tables of the configuration, by name."""
+
+    def observers(self, sections: Mapping[str, Any]) -> Sequence[tuple[str, Observer]]:
+        """The observers of all plugins, each with the name of its plugin.
+
+        Raises:
+            PluginError: A hook raised, or gave something else.
+        """
+        found: list[tuple[str, Observer]] = []
+        for plugin, answer in _answers(self._manager, "trio_sup_observers", {"sections": sections}):
+            if not isinstance(answer, Sequence) or not all(map(callable, answer)):
+                raise PluginError(plugin, f"its hook trio_sup_observers returned {reprlib.repr(answer)}, not functions")
+            found += [(plugin, observer) for observer in answer]
+        return found
+
+    def services(self, sections: Mapping[str, Any]) -> Sequence[tuple[str, str, Service]]:
+        """The services of all plugins: plugin, name and function.
+
+        Raises:
+            PluginError: A hook raised, or gave something else.
+        """
+        return [
+            (offer.plugin, name, offer.factory)  # type: ignore[misc]  # a service is any callable until it is called
+            for name, offer in _offers(self._manager, "trio_sup_services", {"sections": sections}).items()
+        ]
+
+    def hooks_answered(self) -> Mapping[str, Sequence[str]]:
+        """The names of the hooks that each plugin answers, by the plugin's name."""
+        return {
+            name: sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or ())
+            for name, plugin in self._manager.list_name_plugin()
+        }
 
     def offered(self, kind: Kind) -> Mapping[str, Factory]:
         """What makes a strategy of *kind*, by name."""
-        return {name: offer.factory for name, offer in self._offers[kind].items()}
+        return _factories(self._offers[kind])
 
     def offered_by(self, kind: Kind, name: str) -> str:
         """The name of the plugin whose offer counts.
@@ -91,6 +129,10 @@ class Plugins:
     def make(self, kind: Literal["stop policy"], choice: Any) -> StopPolicy: ...
     @overload
     def make(self, kind: Literal["probe"], choice: Any) -> Probe: ...
+    @overload
+    def make(self, kind: Literal["launch preparation"], choice: Any) -> LaunchPreparation: ...
+    @overload
+    def make(self, kind: Kind, choice: Any) -> object: ...
     def make(self, kind: Kind, choice: Any) -> object:
         """Make the strategy that *choice* names; anything but a `Choice` is taken for the strategy itself.
 
@@ -174,24 +216,33 @@ def _misspelt(manager: pluggy.PluginManager, plugin: object) -> str | None:
     unknown = [caller.name for caller in manager.get_hookcallers(plugin) or () if not caller.has_spec()]
     if not unknown:
         return None
-    known = [hook for hook, _ in _HOOKS.values()]
+    known = [name for name in vars(hookspecs) if name.startswith("trio_sup_")]
     near = difflib.get_close_matches(unknown[0], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return f"there is no hook {unknown[0]!r}; {hint}"
 
 
-def _offers(manager: pluggy.PluginManager, hook: str) -> dict[str, _Offer]:
+def _answers(
+    manager: pluggy.PluginManager, hook: str, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[tuple[str, Any]]:
     """Ask each plugin by itself, so that the one that fails can be named; the one that counts comes last."""
-    offers: dict[str, _Offer] = {}
     for implementation in getattr(manager.hook, hook).get_hookimpls():
         name = implementation.plugin_name
         try:
-            answer = implementation.function()
+            answer = implementation.function(*(arguments[argument] for argument in implementation.argnames))
         except Exception as error:
             raise PluginError(name, f"its hook {hook} raised {error!r}") from error
+        yield name, answer
+
+
+def _offers(
+    manager: pluggy.PluginManager, hook: str, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, _Offer]:
+    offers: dict[str, _Offer] = {}
+    for name, answer in _answers(manager, hook, arguments):
         if not isinstance(answer, Mapping) or not all(isinstance(key, str) and key for key in answer):
             raise PluginError(
-                name, f"its hook {hook} returned {reprlib.repr(answer)}, not a mapping from names to factories"
+                name, f"its hook {hook} returned {reprlib.repr(answer)}, not a mapping from names to functions"
             )
         for key, factory in answer.items():
             if not callable(factory):
@@ -200,3 +251,7 @@ def _offers(manager: pluggy.PluginManager, hook: str) -> dict[str, _Offer]:
                 )
             offers[key] = _Offer(name, factory)
     return offers
+
+
+def _factories(offers: Mapping[str, _Offer]) -> dict[str, Factory]:
+    return {name: offer.factory for name, offer in offers.items()}

@@ -18,6 +18,7 @@ from ..guard._proc import (
     Delivery,
     Process,
     command_of,
+    is_inside_execve,
     kill_exactly,
     markers_in,
     read_environment,
@@ -25,8 +26,11 @@ from ..guard._proc import (
     scan,
 )
 
-# Seconds between two clean passes; an execve is over by then.
+# Seconds between two passes that find nobody.
 SETTLE = 0.005
+# Seconds for which the proof waits for processes inside execve. Most are strangers, and one that hangs there (on a
+# dead network file system, say) must not keep every tree from being gone.
+EXECVE_PATIENCE = 0.5
 # Seconds after which the tree is looked at again, although something that got SIGKILL has not ended yet.
 LOOK_AGAIN = 0.1
 
@@ -74,7 +78,7 @@ class ProcessTable:
         # threads do.
         self._unread = [process for process in self._by_pid.values() if process.alive and process.session != 0]
         self._unread.sort(key=lambda process: process.started)
-        self._newest_without_environment = -1
+        self._newest_inside_execve = -1
 
     def get(self, pid: int) -> Process | None:
         """The process of that number, dead or alive."""
@@ -95,17 +99,17 @@ class ProcessTable:
         return self._entries.get(entry, ())
 
     def unsettled(self, *, since: int) -> bool:
-        """Whether some process started at *since* or later shows no environment: it may be inside execve."""
+        """Whether some process started at *since* or later is inside execve, where its marker cannot be seen."""
         self._read_environments(since)
-        return self._newest_without_environment >= since
+        return self._newest_inside_execve >= since
 
     def _read_environments(self, since: int) -> None:
         while self._unread and self._unread[-1].started >= since:
             process = self._unread[-1]
             environment = read_environment(process.pid)
             self._unread.pop()
-            if environment == b"":
-                self._newest_without_environment = max(self._newest_without_environment, process.started)
+            if environment == b"" and is_inside_execve(process.pid):
+                self._newest_inside_execve = max(self._newest_inside_execve, process.started)
             for entry in markers_in(environment or b""):
                 self._entries[entry].append(process)
 
@@ -211,8 +215,8 @@ class Tree:
 async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Survivor, ...]:
     """SIGKILL everything of *tree* until it is proven gone.
 
-    Proof is a pass over /proc that finds nobody; a second one is made if anybody was found before, or if some
-    process was perhaps inside execve, when its marker cannot be seen.
+    Proof is a pass over /proc that finds nobody, and nobody inside execve, where the marker cannot be seen (after
+    half a second that does not count any more). If anybody was found before, there is one more such pass.
 
     Args:
         timeout: Seconds after which no more is tried; at least one pass is made.
@@ -222,7 +226,7 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
 
     Cancellation: leaves the tree as it is then; so call it inside a shield.
     """
-    give_up_at = trio.current_time() + timeout
+    began_at = trio.current_time()
     clean, enough = 0, 1
     while True:
         tree.kill_group()
@@ -237,16 +241,17 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
             unsettled = table.unsettled(since=tree.started)
         except OSError as error:
             trouble = error  # no descriptors: nothing is proven, but killing the group needs none
-        clean = 0 if members or trouble else clean + 1
-        if members or trouble or unsettled:
-            enough = 2
-        if clean >= enough:
-            return ()
-        remaining = give_up_at - trio.current_time()
-        if clean:
+        elapsed = trio.current_time() - began_at
+        if members or trouble:
+            clean, enough = 0, 2
+        elif not unsettled or elapsed > EXECVE_PATIENCE:
+            clean += 1
+            if clean == enough:
+                return ()
+        if not (members or trouble):
             await trio.sleep(SETTLE)
-        elif remaining > 0:
-            with trio.move_on_after(min(LOOK_AGAIN, remaining)):
+        elif elapsed < timeout:
+            with trio.move_on_after(min(LOOK_AGAIN, timeout - elapsed)):
                 await all_ended((each.pid, each.started) for each in members)
                 await trio.sleep(LOOK_AGAIN if trouble else 0)
         elif trouble:

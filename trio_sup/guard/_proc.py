@@ -49,21 +49,38 @@ def read_process(pid: int) -> Process | None:
     Raises:
         OSError: It could not be looked at, for want of descriptors or memory.
     """
+    if (fields := _read_stat(pid, 20)) is None:
+        return None
+    return Process(
+        pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode(), int(fields[19]), int(fields[17])
+    )
+
+
+def is_inside_execve(pid: int) -> bool:
+    """Whether a process whose environment reads as empty is just being given another one.
+
+    Raises:
+        OSError: It could not be looked at, for want of descriptors or memory.
+    """
+    fields = _read_stat(pid, 49)
+    # The end of the environment in memory: 0 until execve has put it there; an environment without entries has one.
+    return fields is not None and fields[0] not in b"ZXx" and fields[48] == b"0"
+
+
+def _read_stat(pid: int, count: int) -> list[bytes] | None:
+    """At least the first *count* fields of /proc/PID/stat that follow the name of the program."""
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
-            data = os.read(descriptor, 1024)
+            data = os.read(descriptor, 2048)
         finally:
             os.close(descriptor)
     except OSError as error:
         if error.errno in _NOT_THERE:
             return None
         raise
-    # The name of the program may hold spaces and parentheses: the last parenthesis is the one that ends it.
-    fields = data[data.rindex(b")") + 2 :].split(None, 20)
-    return Process(
-        pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode(), int(fields[19]), int(fields[17])
-    )
+    # The name may hold spaces and parentheses: the last parenthesis is the one that ends it.
+    return data[data.rindex(b")") + 2 :].split(None, count)
 
 
 def scan() -> list[Process]:
@@ -87,7 +104,8 @@ def scan() -> list[Process]:
 def read_environment(pid: int) -> bytes | None:
     """The environment a process was executed with, NUL-separated; None if it is unreadable or the process gone.
 
-    Empty for a zombie, for a process executed with an empty environment, and for one that is inside execve.
+    Empty for a zombie, for a process executed with an empty environment, and for one that is inside execve (the child
+    of a `Popen` that has just returned usually is).
 
     Raises:
         OSError: It could not be looked at, for want of descriptors or memory.
