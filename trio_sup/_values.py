@@ -137,6 +137,12 @@ class Readiness:
     call_timeout: float = attrs.field(default=2.0, converter=_seconds_above_zero)
 
 
+def _to_choices(value: object) -> tuple[Any, ...]:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidValue(value, "expected a list of strategies, each a name, a table or an object")
+    return tuple(to_choice(each) for each in value)
+
+
 def to_signal(value: object) -> signal.Signals:
     """Read a signal: a member of `signal.Signals`, a number, or a name such as ``"SIGINT"`` or ``"INT"``."""
     try:
@@ -260,6 +266,7 @@ class BackendSpec:
         grace: Seconds between the polite signal and SIGKILL.
         success_codes: Exit codes that count as success when it ends by itself.
         stop_policy: How to ask it to end; None takes the supervisor's choice.
+        launch: Launch preparations, applied in this order: each changes what is executed.
         identity: ``"auto"`` (a stranger on the port is never taken for the backend; what cannot be told falls back to
             the socket's user), ``"strict"`` (what cannot be told is not ready) or ``"off"``.
         readiness: How it is told that it may take calls.
@@ -286,6 +293,7 @@ class BackendSpec:
     grace: float = attrs.field(default=15.0, converter=seconds)
     success_codes: frozenset[int] = attrs.field(default=frozenset({0}), converter=_to_codes)
     stop_policy: Any = attrs.field(default=None, converter=attrs.converters.optional(to_choice))
+    launch: Sequence[Any] = attrs.field(default=(), converter=_to_choices)
     identity: Literal["strict", "auto", "off"] = attrs.field(default="auto", converter=_to_identity)
     readiness: Readiness = attrs.field(factory=Readiness, converter=_to_readiness)
     directory: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))

@@ -142,6 +142,28 @@ class PluginFailed(Event):
 
 
 @attrs.frozen(kw_only=True)
+class PluginSlow(Event):
+    """A synchronous call into a plugin took longer than it may; everything else waited meanwhile."""
+
+    plugin: str
+    what: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"plugin {self.plugin} took {self.seconds * 1000:.0f} ms in {self.what}; everything else waited"
+
+
+@attrs.frozen(kw_only=True)
+class PluginStuck(Event):
+    """A task of a plugin did not heed its cancellation and was left behind; it can only delay the final exit."""
+
+    task: str
+
+    def __str__(self) -> str:
+        return f"the task {self.task!r} does not heed its cancellation; it was left behind"
+
+
+@attrs.frozen(kw_only=True)
 class GuardLost(Event):
     """The guard process ended although the supervisor lives; a new one takes over."""
 

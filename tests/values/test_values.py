@@ -45,7 +45,7 @@ def test_readiness_needs_durations_above_zero(field: str, value: Any) -> None:
 
 def test_friendly_forms_are_taken() -> None:
     spec = attrs.evolve(SPEC, grace="1m30s", stop_signal="INT", success_codes=[0, 143], aliases=["y"], cwd="/tmp")
-    assert (spec.grace, spec.stop_signal, spec.success_codes) == (90.0, signal.SIGINT, {0, 143})
+    assert (spec.grace, spec.stop_signal, spec.success_codes) == (90.0, signal.SIGINT, frozenset({0, 143}))
     assert Readiness(probe={"strategy": "http", "path": "/health"}).probe == Choice("http", path="/health")
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -14,7 +15,14 @@ from .. import events
 from ..events import Event, EventsLost
 
 _log = logging.getLogger("trio_sup.engine")
-_WARNINGS = (events.PluginFailed, events.GuardLost, events.BackendStopFailed, events.IdentityUncertain)
+_WARNINGS = (
+    events.PluginFailed,
+    events.PluginSlow,
+    events.PluginStuck,
+    events.GuardLost,
+    events.BackendStopFailed,
+    events.IdentityUncertain,
+)
 
 BACKLOG = 1000
 """Events kept for an observer that does not read; older ones are lost to it, and counted."""
@@ -68,6 +76,8 @@ class EventHub:
         self._sequence = 0
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._closed = False
+        self.observe: Callable[[Event], None] = lambda event: None
+        """Called with every event, beside the streams."""
 
     def publish(self, event: Event) -> None:
         self._sequence += 1
@@ -75,6 +85,7 @@ class EventHub:
         _log.log(logging.WARNING if isinstance(event, _WARNINGS) else logging.INFO, "%s", event)
         for stream in tuple(self._streams):
             stream._push(event)
+        self.observe(event)
 
     def stream(self) -> EventStream:
         stream = EventStream()

@@ -25,6 +25,7 @@ from .. import events
 from .._phases import Cause, Phase, check_move
 from .._reports import ExitReport, StopReport
 from .._values import ProcessKey
+from ..defaults._file_lock import FileLock
 from ..defaults._ports import AffinityPorts
 from ..defaults._stop_policies import Terminate
 from ..errors import (
@@ -40,11 +41,13 @@ from ..errors import (
     TrioSupError,
 )
 from ..protocol.address import join_address
-from ..strategies import InstallLock, PortsExhausted, PortStrategy, ProbeTarget, StopPolicy
+from ..strategies import InstallLock, Launch, PortsExhausted, PortStrategy, ProbeTarget, StopPolicy
 from ._command import prepare
 from ._event_stream import EventHub
 from ._identity import Identity, Verdict
+from ._lock_holder import LockHolder
 from ._output import Output, Stream
+from ._plugin_calls import PluginCalls
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Slot
 from ._stop_target import Target
@@ -84,7 +87,9 @@ class Lifecycle:
     ports: PortStrategy
     ports_name: str
     install_lock: InstallLock
+    install_lock_name: str
     on_output: Callable[[Output], None] | None
+    calls: PluginCalls
     closing: bool = False
     reports: dict[ProcessKey, deque[ExitReport]] = attrs.field(factory=dict)
     _fallback_ports: AffinityPorts | None = None
@@ -135,13 +140,16 @@ class Lifecycle:
         spec = attempt.spec
         slot.waits_for = f"the install lock of {spec.name}"
         self._move(slot, Phase.WAITING, partial(events.BackendWaiting, waits_for=slot.waits_for))
-        async with self.install_lock.hold(spec.name, shared=True):
+        lock = await self._lock(spec.name, pumps)
+        try:
             attempt.command = prepare(spec)
             self._launch(slot, attempt)
-            # No await since the launch: a cancel from here on finds the process watched.
-            pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
-            pumps.start_soon(self._pump, attempt, "stdout", name=f"stdout of {slot.key}")
-            pumps.start_soon(self._pump, attempt, "stderr", name=f"stderr of {slot.key}")
+        finally:
+            lock.let_go()
+        # No await since the launch: a cancel from here on finds the process watched.
+        pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
+        pumps.start_soon(self._pump, attempt, "stdout", name=f"stdout of {slot.key}")
+        pumps.start_soon(self._pump, attempt, "stderr", name=f"stderr of {slot.key}")
         assert attempt.launched_at is not None
         with trio.CancelScope(deadline=attempt.launched_at + spec.readiness.timeout) as ready_scope:
             await self._become_ready(slot, attempt)
@@ -149,6 +157,22 @@ class Lifecycle:
             attempt.cause = attempt.cause or Cause.DEADLINE
             return
         await trio.sleep_forever()
+
+    async def _lock(self, backend: str, nursery: trio.Nursery) -> LockHolder:
+        """Wait for the install lock; the built-in one takes over from one that fails."""
+        holder = LockHolder(self.side, self.install_lock, backend)
+        nursery.start_soon(holder.run, name=f"install lock of {backend}")
+        if await holder.acquired():
+            return holder
+        if isinstance(self.install_lock, FileLock) and holder.error is not None:
+            raise holder.error
+        what = f"it failed with {holder.error!r}"
+        self._plugin_failed(f"install lock {self.install_lock_name!r}", what, "the built-in 'file' takes over")
+        holder = LockHolder(self.side, FileLock(), backend)
+        nursery.start_soon(holder.run, name=f"install lock of {backend}")
+        if await holder.acquired():
+            return holder
+        raise holder.error or RuntimeError("the install lock was given up")
 
     def _launch(self, slot: Slot, attempt: Attempt) -> None:
         """Take a port and start the process: one synchronous step, so that nothing can come between."""
@@ -159,7 +183,7 @@ class Lifecycle:
             assert slot.port is not None
             if slot.wanted.port_collisions:
                 self._drop_placeholder(slot)
-            attempt.child = self.system.launch(attempt.command, slot.port, attempt.generation)
+            attempt.child = self.system.launch(self._prepare(slot, attempt), attempt.generation)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -168,6 +192,35 @@ class Lifecycle:
         attempt.launched_at, attempt.launched_time = trio.current_time(), time.time()
         attempt.channel = self.system.channel(attempt.spec.host, slot.port, attempt.command.token)
         self._move(slot, Phase.STARTING, partial(events.BackendStarting, pid=attempt.child.pid, port=slot.port))
+
+    def _prepare(self, slot: Slot, attempt: Attempt) -> Launch:
+        """What is to be executed, after all launch preparations.
+
+        Raises:
+            LaunchFailed: One of them failed; a launch that was not prepared as asked for must not happen.
+        """
+        command, port = attempt.command, slot.port
+        assert command is not None
+        assert port is not None
+        launch = Launch(
+            key=slot.key,
+            spec=attempt.spec,
+            executable=command.executable,
+            arguments=command.arguments(port),
+            environment=command.environment,
+            cwd=command.cwd,
+            port=port,
+        )
+        for name, preparation in slot.wanted.preparations:
+            try:
+                with self.calls.timed(name, "prepare()"):
+                    launch = preparation.prepare(launch)
+                if not isinstance(launch, Launch):
+                    raise TypeError(f"prepare() returned {launch!r}")
+            except Exception as error:
+                why = f"the launch preparation {name!r} failed: {error}"
+                raise LaunchFailed(slot.key, attempt.generation, why=why) from error
+        return launch
 
     async def _watch_exit(self, attempt: Attempt) -> None:
         assert attempt.child is not None
@@ -300,7 +353,8 @@ class Lifecycle:
     async def _run_policy(self, slot: Slot, attempt: Attempt, policy: StopPolicy) -> str | None:
         spec = attempt.spec
         try:
-            budget = float(policy.budget(spec))
+            with self.calls.timed(attempt.wanted.stop_policy_name, "budget()"):
+                budget = float(policy.budget(spec))
         except Exception as error:
             return f"its budget() raised {error!r}"
         if not (math.isfinite(budget) and budget >= 0):
@@ -474,7 +528,8 @@ class Lifecycle:
             return taken.port
 
         try:
-            port = strategy.allocate(slot.key, trio.current_time(), hold)
+            with self.calls.timed(self.ports_name, "allocate()"):
+                port = strategy.allocate(slot.key, trio.current_time(), hold)
             if port not in held:
                 raise ValueError(f"allocate() returned {port!r}, which it does not hold")
             slot.held_port, slot.port, slot.port_strategy = held.pop(port), port, strategy
@@ -497,7 +552,8 @@ class Lifecycle:
         if slot.port is None or slot.port_strategy is None:
             return
         try:
-            slot.port_strategy.release(slot.key, slot.port, trio.current_time())
+            with self.calls.timed(self.ports_name, "release()"):
+                slot.port_strategy.release(slot.key, slot.port, trio.current_time())
         except Exception as error:
             self._plugin_failed(
                 f"port strategy {self.ports_name!r}", f"release() raised {error!r}", "it was ignored", slot.key

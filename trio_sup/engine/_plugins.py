@@ -113,6 +113,12 @@ class Plugins:
         """What makes a strategy of *kind*, by name."""
         return _factories(self._offers[kind])
 
+    def name_of(self, kind: Kind, choice: Any) -> str:
+        """How a chosen strategy is called in messages: its plugin and its name, or the class of the object."""
+        if not isinstance(choice, Choice):
+            return _name_of(choice)
+        return f"{self.offered_by(kind, choice.name)}:{choice.name}"
+
     def offered_by(self, kind: Kind, name: str) -> str:
         """The name of the plugin whose offer counts.
 

@@ -59,9 +59,14 @@ class _Task(Generic[T]):
 
 
 class SideTasks:
-    """Runs async functions of plugins in a nursery of their own, so that nobody has to wait for one that hangs."""
+    """Runs async functions of plugins in a nursery of their own, so that nobody has to wait for one that hangs.
 
-    def __init__(self) -> None:
+    Args:
+        on_stuck: Told the name of a task that did not heed its cancellation.
+    """
+
+    def __init__(self, on_stuck: Callable[[str], None] = lambda task: None) -> None:
+        self._on_stuck = on_stuck
         self._nursery: trio.Nursery | None = None
         self._left_behind: dict[_Task[Any], None] = {}
 
@@ -108,6 +113,8 @@ class SideTasks:
                 task.scope.cancel(reason="its budget is used up" if timed_out else "it is not needed any more")
                 with trio.move_on_after(OBEY_TIMEOUT):
                     await task.over.wait()
+                if not task.over.is_set():
+                    self._on_stuck(name)
         finally:
             if not task.over.is_set():
                 task.scope.cancel(reason="nobody waits for it any more")

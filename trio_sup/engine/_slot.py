@@ -5,7 +5,7 @@ Only the engine's synchronous code changes it; between two awaits that is atomic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 import trio
@@ -16,7 +16,7 @@ from .._values import BackendSpec, ProcessKey
 from ..bridge import Channel
 from ..errors import TrioSupError
 from ..protocol.address import join_address
-from ..strategies import PortStrategy, Probe, StopPolicy
+from ..strategies import LaunchPreparation, PortStrategy, Probe, StopPolicy
 from ._command import Command
 from ._output import OutputRing
 from ._system import Child, HeldPort
@@ -30,6 +30,7 @@ class Wanted:
     probe: Probe
     stop_policy: StopPolicy
     stop_policy_name: str
+    preparations: Sequence[tuple[str, LaunchPreparation]] = ()
     waiters: int = 0
     port_collisions: int = 0
     done: trio.Event = attrs.field(factory=trio.Event)

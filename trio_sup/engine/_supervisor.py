@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import trio
@@ -16,7 +17,7 @@ from .._phases import Cause, Phase
 from .._reports import Backend, ExitReport, StopReport
 from .._resolution import resolve
 from .._units import seconds
-from .._values import BackendSpec, Choice, ProcessKey, to_choice, to_key
+from .._values import BackendSpec, ProcessKey, to_choice, to_key
 from ..bridge import Channel
 from ..errors import (
     CallFailed,
@@ -27,11 +28,15 @@ from ..errors import (
     SupervisorClosed,
     Unsupported,
 )
+from ..strategies import LaunchPreparation
 from ._command import check, identity_of
 from ._event_stream import EventHub, EventStream
 from ._lifecycle import KILL_TIMEOUT, Lifecycle
+from ._observers import Observers
 from ._output import Output
+from ._plugin_calls import PluginCalls
 from ._plugins import Plugins
+from ._services import Services
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Ending, Slot, Wanted
 from ._system import LinuxSystem, System
@@ -200,8 +205,16 @@ class Supervisor:
             spec,
             probe=self._plugins.make("probe", spec.readiness.probe),
             stop_policy=self._plugins.make("stop policy", policy),
-            stop_policy_name=_name_of(policy),
+            stop_policy_name=self._plugins.name_of("stop policy", policy),
+            preparations=[self._make_preparation(choice, spec) for choice in spec.launch],
         )
+
+    def _make_preparation(self, choice: Any, spec: BackendSpec) -> tuple[str, LaunchPreparation]:
+        preparation = self._plugins.make("launch preparation", choice)
+        name = self._plugins.name_of("launch preparation", choice)
+        with self._lifecycle.calls.timed(name, "check()"):
+            preparation.check(spec)
+        return name, preparation
 
     def _is_stale(self, slot: Slot) -> bool:
         command = slot.attempt.command
@@ -294,10 +307,6 @@ def _stopped(key: ProcessKey, cause: Cause) -> StoppedDuringStartup:
     return StoppedDuringStartup(key, cause=cause.value)
 
 
-def _name_of(choice: Any) -> str:
-    return choice.name if isinstance(choice, Choice) else type(choice).__qualname__
-
-
 def check_platform() -> None:
     """Refuse platforms that the engine cannot work on.
 
@@ -318,7 +327,8 @@ async def open_supervisor(
     ports: Any = "affinity",
     install_lock: Any = "file",
     stop_policy: Any = "free-then-terminate",
-    plugins: Iterable[object] = (),
+    plugins: Iterable[object] | Plugins = (),
+    sections: Mapping[str, object] = MappingProxyType({}),
     shutdown_timeout: float = 25.0,
     parent_guard: int | None = None,
     on_output: Callable[[Output], None] | None = None,
@@ -332,6 +342,7 @@ async def open_supervisor(
         install_lock: What keeps installations and launches apart; given likewise.
         stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
         plugins: Plugin objects or modules to use beside the built-in ones.
+        sections: Configuration sections of plugins, by name; handed to their observers and services.
         shutdown_timeout: Seconds for ending everything, in parallel, when the block is left.
         parent_guard: Process id of a guard that is this process's parent already (the runner's); otherwise a helper
             process is started that ends every backend should this process be killed.
@@ -348,42 +359,53 @@ async def open_supervisor(
     """
     check_platform()
     shutdown_timeout = seconds(shutdown_timeout)
-    made = Plugins(plugins)
+    made = plugins if isinstance(plugins, Plugins) else Plugins(plugins)
     chosen_ports, chosen_lock, chosen_stop = to_choice(ports), to_choice(install_lock), to_choice(stop_policy)
     made.make("stop policy", chosen_stop)
     hub = EventHub()
-    side = SideTasks()
+    side = SideTasks(on_stuck=lambda task: hub.publish(events.PluginStuck(task=task)))
+    calls = PluginCalls(
+        lambda plugin, what, took: hub.publish(events.PluginSlow(plugin=plugin, what=what, seconds=took))
+    )
+    hub.observe = Observers(made.observers(sections), calls, hub).tell
+    services = Services(made.services(sections), hub)
     system = system or LinuxSystem(parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit)
     lifecycle = Lifecycle(
         system=system,
         hub=hub,
         side=side,
         ports=made.make("port strategy", chosen_ports),
-        ports_name=_name_of(chosen_ports),
+        ports_name=made.name_of("port strategy", chosen_ports),
         install_lock=made.make("install lock", chosen_lock),
+        install_lock_name=made.name_of("install lock", chosen_lock),
         on_output=on_output,
+        calls=calls,
     )
     close = trio.Event()
 
     async def run(task_status: trio.TaskStatus[Supervisor]) -> None:
         with trio.CancelScope() as engine_scope:
-            async with (
-                system.open(lambda pid, new: hub.publish(events.GuardLost(pid=pid, replacement=new))),
-                trio.open_nursery() as side_nursery,
-                trio.open_nursery() as nursery,
-            ):
-                await side_nursery.start(side.run_host)
-                supervisor = Supervisor(made, lifecycle, chosen_stop, nursery, shutdown_timeout)
-                # From here on the engine ends by its own shutdown, never by the cancellation around it.
-                engine_scope.shield = True
-                task_status.started(supervisor)
-                try:
-                    await close.wait()
-                finally:
-                    with trio.CancelScope(shield=True):
-                        await supervisor._shut_down()
-                    hub.close()
-                side_nursery.cancel_scope.cancel(reason="the supervisor has ended")
+            try:
+                async with (
+                    system.open(lambda pid, new: hub.publish(events.GuardLost(pid=pid, replacement=new))),
+                    trio.open_nursery() as side_nursery,
+                    trio.open_nursery() as nursery,
+                ):
+                    await side_nursery.start(side.run_host)
+                    supervisor = Supervisor(made, lifecycle, chosen_stop, nursery, shutdown_timeout)
+                    # From here on the engine ends by its own shutdown, never by the cancellation around it.
+                    engine_scope.shield = True
+                    services.start(supervisor, side_nursery)
+                    task_status.started(supervisor)
+                    try:
+                        await close.wait()
+                    finally:
+                        with trio.CancelScope(shield=True):
+                            await supervisor._shut_down()
+                        hub.close()
+                    side_nursery.cancel_scope.cancel(reason="the supervisor has ended")
+            finally:
+                calls.close()
 
     error: BaseException | None = None
     async with trio.open_nursery() as outer:

@@ -20,8 +20,8 @@ import attrs
 import trio
 
 from .._reports import ExitStatus, Survivor
+from ..strategies import Launch
 from . import _tree
-from ._command import Command
 from ._guard import Guard
 from ._identity import Identity, identify
 from ._listeners import ListenerWatch
@@ -94,7 +94,7 @@ class System(Protocol):
 
     def open(self, on_guard_lost: Callable[[int, int | None], None]) -> AbstractAsyncContextManager[None]: ...
     def hold_port(self, port: int) -> HeldPort | None: ...
-    def launch(self, command: Command, port: int, attempt: int) -> Child: ...
+    def launch(self, launch: Launch, attempt: int) -> Child: ...
     async def wait_for_listener(self, port: int) -> None: ...
     def identify(self, child: Child, port: int, channel: Channel) -> Identity | None: ...
     def channel(self, host: str, port: int, token: str | None) -> Channel: ...
@@ -150,8 +150,8 @@ class LinuxSystem:
         held = hold_port(port)
         return _HeldPort(held.getsockname()[1], held) if held is not None else None
 
-    def launch(self, command: Command, port: int, attempt: int) -> LinuxChild:
-        """Start *command* and register it with the guard, with no await between.
+    def launch(self, launch: Launch, attempt: int) -> LinuxChild:
+        """Start *launch* and register it with the guard, with no await between.
 
         Raises:
             OutOfDescriptors: The descriptor limit is near.
@@ -162,21 +162,21 @@ class LinuxSystem:
         os.close(lowest_free)
         if lowest_free + RESERVED_DESCRIPTORS > soft:
             raise OutOfDescriptors(soft)
-        environment = _tree.marked(command.environment, self.id, attempt)
+        environment = _tree.marked(launch.environment, self.id, attempt)
         # The limit is inherited at the fork: lowering our own for the length of a launch is exact. With too many
         # descriptors open for that, the child's is set right after its launch.
         limit = self._child_descriptor_limit
         lower = limit is not None and lowest_free + RESERVED_DESCRIPTORS <= limit
         with _lowered_descriptor_limit(limit) if lower and limit is not None else nullcontext():
             process = subprocess.Popen(
-                command.arguments(port),
-                executable=command.executable,
+                launch.arguments,
+                executable=launch.executable,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 env=environment,
-                cwd=command.cwd,
+                cwd=launch.cwd,
                 start_new_session=True,
             )
         if limit is not None and not lower:

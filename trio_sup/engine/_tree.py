@@ -229,18 +229,20 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
     began_at = trio.current_time()
     clean, enough = 0, 1
     while True:
-        tree.kill_group()
         members: list[Process] = []
         refused: list[Process] = []
         unsettled = False
         trouble: OSError | None = None
         try:
             table = await scan.fresh()
+            # Recorded before anybody is killed, because a chain of parents breaks when one of them ends.
             members = tree.remember(table)
+            tree.kill_group()
             refused = [each for each in members if kill_exactly(each, signal.SIGKILL) is Delivery.REFUSED]
             unsettled = table.unsettled(since=tree.started)
         except OSError as error:
             trouble = error  # no descriptors: nothing is proven, but killing the group needs none
+            tree.kill_group()
         elapsed = trio.current_time() - began_at
         if members or trouble:
             clean, enough = 0, 2

@@ -1,0 +1,279 @@
+"""What plugins may do beside offering strategies, and what becomes of those that misbehave."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trio_sup
+from tests.conftest import next_of
+from trio_sup import BackendSpec, InvalidValue, events, hookimpl
+from trio_sup.events import Event
+from trio_sup.strategies import Launch
+from trio_sup.testing import FakeBackend, FakeSystem
+
+SPEC = BackendSpec(name="store", command=[sys.executable, "-c", "pass"])
+
+
+@attrs.frozen(kw_only=True)
+class SetVariable:
+    """A launch preparation that sets one variable."""
+
+    variable: str
+    value: str = "1"
+
+    def check(self, spec: BackendSpec) -> None:
+        if self.value == "refuse":
+            raise InvalidValue(self.value, "not on this machine")
+
+    def prepare(self, launch: Launch) -> Launch:
+        if self.value == "raise":
+            raise RuntimeError("prepare broken")
+        if self.value == "nonsense":
+            return None  # type: ignore[return-value]  # what a careless plugin would do
+        return attrs.evolve(launch, environment={**launch.environment, self.variable: self.value})
+
+
+class Preparing:
+    @hookimpl
+    def trio_sup_launch_preparations(self) -> Mapping[str, Any]:
+        return {"set": SetVariable}
+
+
+def prepared(*tables: Mapping[str, str]) -> BackendSpec:
+    return attrs.evolve(SPEC, launch=[{"strategy": "set", **table} for table in tables])
+
+
+async def test_launch_preparations_change_what_is_executed_in_their_order(autojump_clock: MockClock) -> None:
+    system = FakeSystem()
+    async with trio_sup.open_supervisor(system=system, install_lock="memory", plugins=[Preparing()]) as sup:
+        await sup.start(prepared({"variable": "A"}, {"variable": "B", "value": "first"}, {"variable": "B"}))
+        assert system.children[0].environment["A"] == "1"
+        assert system.children[0].environment["B"] == "1"
+
+
+@pytest.mark.parametrize("value", ["raise", "nonsense"])
+async def test_a_preparation_that_fails_fails_its_own_start_only(autojump_clock: MockClock, value: str) -> None:
+    system = FakeSystem()
+    async with trio_sup.open_supervisor(system=system, install_lock="memory", plugins=[Preparing()]) as sup:
+        await sup.start(SPEC, model="other")
+        with pytest.raises(trio_sup.LaunchFailed, match=r"launch preparation .*set"):
+            await sup.start(prepared({"variable": "A", "value": value}))
+        assert len(system.children) == 1
+        assert [str(backend.key) for backend in sup.backends] == ["other#0"]
+    assert not system.held
+
+
+async def test_a_preparation_that_refuses_and_a_misspelt_one_change_nothing(autojump_clock: MockClock) -> None:
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory", plugins=[Preparing()]) as sup:
+        with pytest.raises(trio_sup.InvalidValue, match="not on this machine"):
+            await sup.start(prepared({"variable": "A", "value": "refuse"}))
+        with pytest.raises(trio_sup.InvalidOptions, match="variable"):
+            await sup.start(prepared({}))
+        with pytest.raises(trio_sup.UnknownStrategy, match="did you mean 'set'"):
+            await sup.start(attrs.evolve(SPEC, launch=["sett"]))
+        assert sup.backends == ()
+
+
+class Observing:
+    def __init__(self, *observers: Callable[[Event], None]) -> None:
+        self.observers = observers
+
+    @hookimpl
+    def trio_sup_observers(self) -> Sequence[Callable[[Event], None]]:
+        return self.observers
+
+
+async def test_observers_are_told_every_event_in_order(autojump_clock: MockClock) -> None:
+    seen: list[Event] = []
+    async with trio_sup.open_supervisor(
+        system=FakeSystem(), install_lock="memory", plugins=[Observing(seen.append)]
+    ) as sup:
+        stream = sup.events()
+        await sup.start(SPEC)
+    assert seen == [event async for event in stream]
+    assert len(seen) >= 5
+
+
+async def test_an_observer_that_raises_is_named_and_not_called_again(autojump_clock: MockClock) -> None:
+    seen: list[Event] = []
+    calls = 0
+
+    def raises(event: Event) -> None:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError("observer broken")
+
+    plugins = [Observing(raises, seen.append)]
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory", plugins=plugins) as sup:
+        await sup.start(SPEC)
+    assert calls == 1
+    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
+    (failed,) = [event for event in seen if isinstance(event, events.PluginFailed)]
+    assert "observer broken" in failed.what
+    assert "Observing" in failed.plugin
+
+
+class Serving:
+    def __init__(self, service: Callable[[trio_sup.Supervisor], Awaitable[None]]) -> None:
+        self.service = service
+
+    @hookimpl
+    def trio_sup_services(self, sections: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.sections = sections
+        return {"mine": self.service}
+
+
+async def test_a_service_runs_until_every_backend_has_ended(autojump_clock: MockClock) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    async def service(supervisor: trio_sup.Supervisor) -> None:
+        try:
+            await supervisor.start(SPEC)
+            await trio.sleep_forever()
+        finally:
+            seen.append(tuple(str(backend.key) for backend in supervisor.backends))
+
+    plugin = Serving(service)
+    system = FakeSystem(FakeBackend(stops_after=3))
+    async with trio_sup.open_supervisor(
+        system=system, install_lock="memory", plugins=[plugin], sections={"mine": 7}
+    ) as sup:
+        await next_of(sup.events(), events.BackendReady)
+        assert seen == []
+    assert seen == [()]
+    assert plugin.sections == {"mine": 7}
+
+
+async def test_a_service_that_raises_is_named_and_the_supervisor_goes_on(autojump_clock: MockClock) -> None:
+    async def service(supervisor: trio_sup.Supervisor) -> None:
+        async with trio.open_nursery():
+            await trio.sleep(1)
+            raise RuntimeError("service broken")
+
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory", plugins=[Serving(service)]) as sup:
+        failed = await next_of(sup.events(), events.PluginFailed)
+        assert "mine" in failed.what
+        assert (await sup.start(SPEC)).address
+
+
+class SlowPorts:
+    def allocate(self, key: trio_sup.ProcessKey, now: float, hold: Callable[[int], int | None]) -> int:
+        time.sleep(self.takes)
+        return hold(21000) or 0
+
+    def release(self, key: trio_sup.ProcessKey, port: int, now: float) -> None: ...
+
+    takes = 0.06
+
+
+async def test_a_synchronous_call_that_takes_long_is_named_with_its_duration(autojump_clock: MockClock) -> None:
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory", ports=SlowPorts()) as sup:
+        stream = sup.events()
+        await sup.start(SPEC)
+        slow = await next_of(stream, events.PluginSlow)
+        assert "SlowPorts" in slow.plugin
+        assert slow.seconds >= 0.06
+
+
+async def test_a_call_that_blocks_is_named_while_it_does(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "trio_sup.plugins")
+    named_meanwhile: list[str] = []
+
+    class Blocking(SlowPorts):
+        def allocate(self, key: trio_sup.ProcessKey, now: float, hold: Callable[[int], int | None]) -> int:
+            give_up_at = time.monotonic() + 10
+            while not caplog.records and time.monotonic() < give_up_at:
+                time.sleep(0.01)
+            named_meanwhile.extend(record.getMessage() for record in caplog.records)
+            return hold(21000) or 0
+
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory", ports=Blocking()) as sup:
+        await sup.start(SPEC)
+    assert "Blocking blocks the supervisor in allocate()" in named_meanwhile[0]
+
+
+async def test_a_task_that_does_not_heed_its_cancellation_is_named(autojump_clock: MockClock) -> None:
+    class Shielding:
+        def budget(self, spec: BackendSpec) -> float:
+            return 1
+
+        async def stop(self, target: Any) -> None:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(60)
+
+    system = FakeSystem(FakeBackend(stops_after=1e9))
+    async with trio_sup.open_supervisor(system=system, install_lock="memory", stop_policy=Shielding()) as sup:
+        stream = sup.events()
+        await sup.start(SPEC)
+        began = trio.current_time()
+        (report,) = await sup.stop("store")
+        assert report.gone
+        assert trio.current_time() - began < 2
+        stuck = await next_of(stream, events.PluginStuck)
+        assert "store#0" in stuck.task
+
+
+class Lock:
+    """An install lock that misbehaves on entry or on exit."""
+
+    def __init__(self, vice: str) -> None:
+        self.vice = vice
+
+    @asynccontextmanager
+    async def hold(self, backend: str, *, shared: bool) -> AsyncIterator[None]:
+        if self.vice == "raises":
+            raise RuntimeError("lock broken")
+        if self.vice == "shields":
+            with trio.CancelScope(shield=True):
+                await trio.sleep(100)
+        yield
+        if self.vice == "hangs at the end":
+            await trio.sleep_forever()
+
+
+async def test_an_install_lock_that_raises_is_named_and_the_built_in_one_takes_over(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock=Lock("raises")) as sup:
+        stream = sup.events()
+        await sup.start(SPEC)
+        failed = await next_of(stream, events.PluginFailed)
+        assert "lock broken" in failed.what
+        assert "'file'" in failed.instead
+
+
+async def test_an_install_lock_that_hangs_at_its_end_delays_nobody(autojump_clock: MockClock) -> None:
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock=Lock("hangs at the end")) as sup:
+        await sup.start(SPEC)
+        (report,) = await sup.stop("store")
+        assert report.gone
+
+
+async def test_a_stop_does_not_wait_for_an_install_lock_that_shields(autojump_clock: MockClock) -> None:
+    async with (
+        trio_sup.open_supervisor(system=FakeSystem(), install_lock=Lock("shields")) as sup,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def start() -> None:
+            with pytest.raises(trio_sup.StoppedDuringStartup):
+                await sup.start(SPEC)
+
+        nursery.start_soon(start)
+        await next_of(sup.events(), events.BackendWaiting)
+        began = trio.current_time()
+        (report,) = await sup.stop("store")
+        assert report.gone
+        assert trio.current_time() - began < 1

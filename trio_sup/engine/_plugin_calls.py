@@ -1,0 +1,82 @@
+"""Synchronous calls into plugins: trusted to be quick, timed, and named when they are not.
+
+They cannot be interrupted. A call that took too long is named in an event; while one blocks, a watchdog thread says so
+in the log, since the event loop cannot.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+
+_log = logging.getLogger("trio_sup.plugins")
+
+QUICK = 0.05
+"""Seconds that a synchronous call may take without being named."""
+
+BLOCKING = 1.0
+"""Seconds after which the watchdog names a call that is still under way."""
+
+_BUILT_IN = "trio_sup.defaults"
+
+
+@attrs.frozen
+class _Call:
+    plugin: str
+    what: str
+    began_at: float
+
+
+class PluginCalls:
+    """Times the synchronous calls into plugins of one supervisor.
+
+    Args:
+        on_slow: Told plugin, what was called, and the seconds it took.
+    """
+
+    def __init__(self, on_slow: Callable[[str, str, float], None]) -> None:
+        self._on_slow = on_slow
+        # Written by the loop's thread and read by the watchdog: one reference, swapped whole.
+        self._current: _Call | None = None
+        self._closed = threading.Event()
+        self._watchdog: threading.Thread | None = None
+
+    @contextmanager
+    def timed(self, plugin: str, what: str) -> Iterator[None]:
+        """Time the block, a call of *what* in *plugin*."""
+        if self._watchdog is None and not plugin.startswith(_BUILT_IN):
+            self._watchdog = threading.Thread(target=self._watch, name="trio-sup plugin watchdog", daemon=True)
+            self._watchdog.start()
+        outer, self._current = self._current, _Call(plugin, what, time.monotonic())
+        call = self._current
+        try:
+            yield
+        finally:
+            self._current = outer
+            took = time.monotonic() - call.began_at
+            if took > QUICK:
+                self._on_slow(plugin, what, took)
+
+    def close(self) -> None:
+        """End the watchdog; waits for it."""
+        self._closed.set()
+        if self._watchdog is not None:
+            self._watchdog.join(timeout=BLOCKING)
+
+    def _watch(self) -> None:
+        named: _Call | None = None
+        while not self._closed.wait(BLOCKING / 4):
+            call = self._current
+            if call is not None and call is not named and time.monotonic() - call.began_at > BLOCKING:
+                named = call
+                _log.error(
+                    "plugin %s blocks the supervisor in %s for more than %g s; nothing else runs meanwhile",
+                    call.plugin,
+                    call.what,
+                    BLOCKING,
+                )

@@ -1,0 +1,44 @@
+"""The plugins' services: long-running tasks beside the backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..events import PluginFailed
+from ..strategies import Service
+from ._event_stream import EventHub
+
+if TYPE_CHECKING:
+    from ._supervisor import Supervisor
+
+
+class Services:
+    """Runs the services of plugins: each given with the plugin's name and its own."""
+
+    def __init__(self, services: Iterable[tuple[str, str, Service]], hub: EventHub) -> None:
+        self._services = tuple(services)
+        self._hub = hub
+
+    def start(self, supervisor: Supervisor, nursery: trio.Nursery) -> None:
+        """Start all of them in *nursery*, which cancels them when every backend has ended."""
+        for plugin, name, service in self._services:
+            nursery.start_soon(self._run, plugin, name, service, supervisor, name=f"service {name} of {plugin}")
+
+    async def _run(self, plugin: str, name: str, service: Service, supervisor: Supervisor) -> None:
+        try:
+            await service(supervisor)
+        except Exception as error:
+            self._failed(plugin, name, error)
+        except BaseExceptionGroup as group:
+            ours, others = group.split(Exception)
+            if ours is not None:
+                self._failed(plugin, name, ours)
+            if others is not None:
+                raise others from None
+
+    def _failed(self, plugin: str, name: str, error: Exception) -> None:
+        what, instead = f"its service {name!r} raised {error!r}", "the service has ended, the supervisor goes on"
+        self._hub.publish(PluginFailed(plugin=plugin, what=what, instead=instead))
