@@ -313,6 +313,16 @@ def test_idle_bridge_neither_stops_a_virtual_clock_nor_does_anything() -> None:
     assert steps.count < 10
 
 
+async def test_closing_closes_the_socket_before_it_returns() -> None:
+    with trio.fail_after(20):
+        async with peer("raw_h2") as address, open_bridge() as bridge:
+            before = descriptors()
+            for _ in range(50):
+                async with bridge.channel(*split_address(address)) as channel:
+                    assert await health(channel) == b"OK"
+                assert len(descriptors()) == len(before)
+
+
 async def test_finished_calls_leave_nothing() -> None:
     with trio.fail_after(20):
         async with peer("raw_h2") as address, open_bridge() as bridge:

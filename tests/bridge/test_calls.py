@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -123,10 +124,8 @@ async def test_server_may_answer_before_all_requests_were_sent(channel: Channel)
             closed.set()
 
     with trio.fail_after(20):
-        requests = generate()
-        reply = await channel.stream_unary(COLLECT, requests, pb.PredictOptions, pb.Reply)
+        reply = await channel.stream_unary(COLLECT, generate(), pb.PredictOptions, pb.Reply)
         assert reply.message == b"enough"
-        await requests.aclose()  # type: ignore[attr-defined]  # it is a generator
         assert closed.is_set()
         assert await predict(channel, "still here") == b"still here"
 
@@ -316,7 +315,8 @@ async def test_unread_stream_does_not_hold_up_other_calls(channel: Channel) -> N
 
 
 @pytest.mark.parametrize("name", PEERS)
-async def test_token_is_sent_and_never_shown(name: str) -> None:
+async def test_token_is_sent_and_never_shown(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     with trio.fail_after(30):
         async with peer(name, token="s3cret") as address:
             async with open_channel(address, token="s3cret") as channel:
@@ -332,6 +332,8 @@ async def test_token_is_sent_and_never_shown(name: str) -> None:
                 async with open_channel(address, token="with\nnewline"):
                     pass
             assert "newline" not in str(misuse.value)
+    assert "s3cret" not in caplog.text
+    assert "wr0ng" not in caplog.text
 
 
 async def test_nobody_listening_is_unavailable() -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 import pytest
 import trio
 import trio.testing
@@ -73,11 +74,15 @@ def conversation(body: bytes, *, trailers: bool = True, end_of_data: bool = Fals
     server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
     client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     client.initiate_connection()
+    client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**20})
+    client.increment_flow_control_window(2**24)
     client.send_headers(1, [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "x")])
     server.initiate_connection()
     server.receive_data(client.data_to_send())
     server.send_headers(1, [(":status", "200"), ("content-type", "application/grpc")])
-    server.send_data(1, body, end_stream=end_of_data)
+    chunks = [body[start : start + 2**14] for start in range(0, len(body), 2**14)] or [b""]
+    for number, chunk in enumerate(chunks):
+        server.send_data(1, chunk, end_stream=end_of_data and number == len(chunks) - 1)
     if trailers:
         server.send_headers(1, [("grpc-status", "0")], end_stream=True)
     return server.data_to_send()
@@ -172,6 +177,20 @@ async def test_answer_that_is_complete_counts_although_the_server_hangs_up(nothi
                     assert await health(channel) == b"OK"
 
 
+async def test_complete_answer_can_be_read_after_the_connection_has_ended() -> None:
+    message = pb.Reply(message=b"x" * 300_000).SerializeToString()
+    framed = b"\0" + len(message).to_bytes(4, "big") + message
+    with trio.fail_after(20):
+        async with (
+            open_bridge() as bridge,
+            saying(bridge, conversation(framed * 3)) as channel,
+            channel.unary_stream(PREDICT_STREAM, pb.PredictOptions(), pb.Reply) as replies,
+        ):
+            while channel.local_address() is not None:
+                await trio.lowlevel.checkpoint()
+            assert [len(reply.message) async for reply in replies] == [300_000] * 3
+
+
 async def test_answer_counts_that_came_before_the_request_was_sent() -> None:
     # It is longer than the window, and the server will not open it any more.
     request = pb.PredictOptions(Prompt="x" * 1_000_000)
@@ -181,6 +200,26 @@ async def test_answer_counts_that_came_before_the_request_was_sent() -> None:
             saying(bridge, PROPER, after=h2.events.RequestReceived, hang_up=False) as channel,
         ):
             assert (await channel.unary_unary(HEALTH, request, pb.Reply)).message == b"OK"
+
+
+async def test_generator_of_requests_is_closed_when_the_answer_ends_the_call() -> None:
+    closed = trio.Event()
+
+    async def generate() -> AsyncIterator[pb.PredictOptions]:
+        try:
+            while True:
+                yield pb.PredictOptions(Prompt="x" * 1_000_000)
+        finally:
+            closed.set()
+
+    with trio.fail_after(20):
+        async with (
+            open_bridge() as bridge,
+            saying(bridge, PROPER, after=h2.events.RequestReceived, hang_up=False) as channel,
+        ):
+            reply = await channel.stream_unary("/x.Y/Z", generate(), pb.PredictOptions, pb.Reply)
+            assert reply.message == b"OK"
+            assert closed.is_set()
 
 
 async def test_answer_without_a_status_fails_at_once() -> None:
@@ -193,8 +232,9 @@ async def test_answer_without_a_status_fails_at_once() -> None:
     assert (caught.value.status, caught.value.message) == ("UNKNOWN", "Missing grpc-status header")
 
 
-async def test_calls_that_wait_for_their_turn_fail_with_the_connection() -> None:
-    one_at_a_time = b"\0\0\x06\x04\0\0\0\0\0" + b"\0\x03" + b"\0\0\0\1"
+@pytest.mark.parametrize("at_a_time", [0, 1])
+async def test_calls_that_wait_for_their_turn_fail_with_the_connection(at_a_time: int) -> None:
+    limit = b"\0\0\x06\x04\0\0\0\0\0" + b"\0\x03" + at_a_time.to_bytes(4, "big")
     failures: list[str] = []
 
     async def call(channel: Channel) -> None:
@@ -203,7 +243,7 @@ async def test_calls_that_wait_for_their_turn_fail_with_the_connection() -> None
         failures.append(caught.value.status)
 
     with trio.fail_after(20):
-        async with open_bridge() as bridge, saying(bridge, PROPER + one_at_a_time, hang_up=False) as channel:
+        async with open_bridge() as bridge, saying(bridge, PROPER + limit, hang_up=False) as channel:
             assert await health(channel) == b"OK"
             async with trio.open_nursery() as nursery:
                 for _ in range(3):

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -20,6 +21,7 @@ from grpclib.server import Stream
 from ..protocol import MESSAGE_LIMIT_BYTES, backend_pb2, health_pb2
 
 _log = logging.getLogger("trio_sup.backends")
+logging.getLogger("hpack").setLevel(logging.INFO)  # below, it writes every header to its log, tokens included
 
 _BACKEND = backend_pb2.DESCRIPTOR.services_by_name["Backend"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -137,13 +139,14 @@ class BackendServer:
         _limit_messages(stream)
         argument: Any = stream if method.client_streaming else await self._request(stream)
         if method.server_streaming:
-            async for reply in function(argument):
-                await _send(stream, reply)
+            async with aclosing(function(argument)) as replies:
+                async for reply in replies:
+                    await _send(stream, reply)
             return
         reply = await function(argument)
-        await _send(stream, reply)
         if method is _LOAD_MODEL and reply.success:
             self.model = argument.Model
+        await _send(stream, reply)
 
     async def _request(self, stream: Stream[Any, Any]) -> Any:
         request: Any = await stream.recv_message()

@@ -32,12 +32,10 @@ class Answer:
         self._wake_sender()
 
     def _terminated(self, reason: str) -> None:
-        if not self.complete:
+        if self.complete:
+            self._wake_sender()
+        else:
             Stream.__terminated__(self._stream, reason)
-            return
-        # Reading on must not try to tell the peer how much was read.
-        self._stream.buffer._ack_callback = lambda size: None
-        self._wake_sender()
 
     def _wake_sender(self) -> None:
         if self.sender is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -131,15 +131,19 @@ class Channel:
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Send many messages and wait for the one that answers them; an error of *requests* ends the call."""
+        """Send many messages and wait for the one that answers them.
+
+        An error of *requests* ends the call and is raised as it is. If it is an async generator, it is closed.
+        """
         call = self._call(path, Cardinality.STREAM_UNARY, request_type, reply_type, timeout, metadata)
         failures: list[Exception] = []
 
         async def send_all(both: trio.CancelScope) -> None:
             try:
-                async for request in _each(requests):
-                    if not await self._unless_ended(call, functools.partial(call.send, request)):
-                        return
+                async with aclosing(_each(requests)) as each:
+                    async for request in each:
+                        if not await self._unless_ended(call, functools.partial(call.send, request)):
+                            return
                 await self._unless_ended(call, call.end)
             except Exception as error:
                 failures.append(error)
@@ -262,8 +266,12 @@ class Channel:
         return True
 
 
-async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:
-    if isinstance(requests, AsyncIterable):
+async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncGenerator[Request, None]:
+    if isinstance(requests, AsyncGenerator):
+        async with aclosing(requests):
+            async for request in requests:
+                yield request
+    elif isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request
     else:

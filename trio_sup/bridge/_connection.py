@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NoReturn
 
 import grpclib.client
 from grpclib.protocol import H2Protocol
+
+# hpack writes every header to its log, tokens included.
+logging.getLogger("hpack").setLevel(logging.INFO)
 
 _SETTINGS = 4  # the type of the frame that HTTP/2 begins with
 
