@@ -404,10 +404,13 @@ async def test_leaving_the_block_ends_everything_within_the_budget(autojump_cloc
 
 
 async def test_an_exception_of_the_block_is_not_wrapped(autojump_clock: MockClock) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def block() -> None:
         async with supervised() as (sup, _):
             await sup.start(SPEC)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await block()
 
 
 async def test_cancelling_the_block_ends_everything_first(autojump_clock: MockClock) -> None:

@@ -124,11 +124,11 @@ def test_a_recorded_descendant_stays_a_member_until_its_number_means_another_pro
 def test_each_environment_is_read_once_and_only_if_young_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
-    def environment(pid: int) -> bytes:
+    def markers(pid: int) -> tuple[str, ...]:
         read.append(pid)
-        return f"TRIO_SUP_TREE=fake/{pid}".encode()
+        return (f"fake/{pid}",)
 
-    monkeypatch.setattr(_tree, "read_environment", environment)
+    monkeypatch.setattr(_tree, "visible_markers", markers)
     table = ProcessTable(
         [fake(1, started=50), fake(2, started=100), fake(3, started=150), fake(4, state="Z"), fake(5, session=0)]
     )

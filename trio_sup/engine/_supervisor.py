@@ -29,6 +29,7 @@ from ..errors import (
     Unsupported,
 )
 from ..strategies import LaunchPreparation
+from ._asking import Asking
 from ._command import check, identity_of
 from ._event_stream import EventHub, EventStream
 from ._lifecycle import KILL_TIMEOUT, Lifecycle
@@ -36,6 +37,8 @@ from ._observers import Observers
 from ._output import Output
 from ._plugin_calls import PluginCalls
 from ._plugins import Plugins
+from ._port_lease import PortLeases
+from ._readiness import ReadinessGate
 from ._services import Services
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Ending, Slot, Wanted
@@ -374,8 +377,15 @@ async def open_supervisor(
         system=system,
         hub=hub,
         side=side,
-        ports=made.make("port strategy", chosen_ports),
-        ports_name=made.name_of("port strategy", chosen_ports),
+        ports=PortLeases(
+            strategy=made.make("port strategy", chosen_ports),
+            name=made.name_of("port strategy", chosen_ports),
+            system=system,
+            hub=hub,
+            calls=calls,
+        ),
+        readiness=ReadinessGate(system=system, side=side, hub=hub),
+        asking=Asking(side=side, hub=hub, calls=calls),
         install_lock=made.make("install lock", chosen_lock),
         install_lock_name=made.name_of("install lock", chosen_lock),
         on_output=on_output,

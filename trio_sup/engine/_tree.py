@@ -18,12 +18,10 @@ from ..guard._proc import (
     Delivery,
     Process,
     command_of,
-    is_inside_execve,
     kill_exactly,
-    markers_in,
-    read_environment,
     read_process,
     scan,
+    visible_markers,
 )
 
 # Seconds between two passes that find nobody.
@@ -106,11 +104,11 @@ class ProcessTable:
     def _read_environments(self, since: int) -> None:
         while self._unread and self._unread[-1].started >= since:
             process = self._unread[-1]
-            environment = read_environment(process.pid)
+            entries = visible_markers(process.pid)
             self._unread.pop()
-            if environment == b"" and is_inside_execve(process.pid):
+            if entries is None:
                 self._newest_inside_execve = max(self._newest_inside_execve, process.started)
-            for entry in markers_in(environment or b""):
+            for entry in entries or ():
                 self._entries[entry].append(process)
 
 

@@ -1,0 +1,59 @@
+"""Asking a backend to end: the stop policy asks on a budget, and the built-in one takes over from one that fails."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import attrs
+
+from .. import events
+from ..defaults._stop_policies import Terminate
+from ..strategies import StopPolicy
+from ._event_stream import EventHub
+from ._first_of import first_of
+from ._plugin_calls import PluginCalls
+from ._side_tasks import SideTasks
+from ._slot import Attempt
+from ._stop_target import Target
+
+
+@attrs.frozen(kw_only=True)
+class Asking:
+    """Lets stop policies ask."""
+
+    side: SideTasks
+    hub: EventHub
+    calls: PluginCalls
+
+    async def ask(self, attempt: Attempt) -> None:
+        """Have the process asked to end; return when it has, when the stop is forced, or when asking is over."""
+        failure = await self._run(attempt, attempt.wanted.stop_policy)
+        if failure is None or attempt.exited.is_set() or attempt.forced.is_set():
+            return
+        self._failed(attempt, failure, "the built-in 'terminate' takes over")
+        await self._run(attempt, Terminate())
+
+    async def _run(self, attempt: Attempt, policy: StopPolicy) -> str | None:
+        try:
+            with self.calls.timed(attempt.wanted.stop_policy_name, "budget()"):
+                budget = float(policy.budget(attempt.spec))
+        except Exception as error:
+            return f"its budget() raised {error!r}"
+        if not (math.isfinite(budget) and budget >= 0):
+            return f"its budget() returned {budget!r}"
+        result = await self.side.run(
+            f"stop policy of {attempt.key}",
+            partial(policy.stop, Target(attempt.key, attempt.spec, attempt)),
+            budget=budget,
+            cancel_when=partial(first_of, attempt.exited.wait, attempt.forced.wait),
+        )
+        if result.error is not None:
+            return f"its stop() raised {result.error!r}"
+        if result.timed_out:
+            self._failed(attempt, f"its stop() took longer than its budget of {budget:g} s", "the process is killed")
+        return None
+
+    def _failed(self, attempt: Attempt, what: str, instead: str) -> None:
+        plugin = f"stop policy {attempt.wanted.stop_policy_name!r}"
+        self.hub.publish(events.PluginFailed(plugin=plugin, what=what, instead=instead, key=attempt.key))

@@ -1,0 +1,90 @@
+"""What came of an attempt: its exit report, and the error for those who wanted it ready."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import trio
+
+from .._phases import Cause, Phase
+from .._reports import ExitReport
+from ..errors import (
+    AttemptCrashed,
+    DiedDuringStartup,
+    NotReadyInTime,
+    StartFailed,
+    StoppedDuringStartup,
+    TrioSupError,
+)
+from ._slot import Attempt, Slot
+from ._system import TreeEnding
+
+_PORT_TAKEN = re.compile(r"address already in use|EADDRINUSE|os error 98|errno[ :=]*98", re.IGNORECASE)
+_ASKED = (Cause.ASKED, Cause.REPLACED, Cause.SHUTDOWN, Cause.ABANDONED, Cause.STALE_DIRECTORY)
+
+
+def died_of_taken_port(attempt: Attempt, phase: Phase) -> bool:
+    """Whether the process ended by itself while starting, and says that its port was taken."""
+    said = attempt.stderr.tail() + attempt.stdout.tail()
+    return attempt.cause is Cause.EXITED and phase is Phase.STARTING and bool(_PORT_TAKEN.search(said))
+
+
+def exit_report(attempt: Attempt, phase: Phase, began_at: float, killed: bool, ending: TreeEnding) -> ExitReport:
+    """The report of an attempt whose end began in *phase* at *began_at*."""
+    now = trio.current_time()
+    assert attempt.child is not None
+    assert attempt.launched_at is not None
+    cause, status = attempt.cause or Cause.INTERNAL_ERROR, attempt.status
+    by_itself = cause is Cause.EXITED and status is not None and status.code in attempt.spec.success_codes
+    return ExitReport(
+        key=attempt.key,
+        generation=attempt.generation,
+        pid=attempt.child.pid,
+        cause=cause,
+        phase=phase,
+        status=status,
+        success=cause in _ASKED or by_itself,
+        ended_at=time.time(),
+        lived=(attempt.exited_at or now) - attempt.launched_at,
+        stop_seconds=now - began_at,
+        killed=killed,
+        left_children=0 if killed else ending.left_children,
+        survivors=ending.survivors,
+        last_health_error=attempt.last_health_error,
+        stderr_tail=attempt.stderr.tail(),
+        traceback="".join(traceback.format_exception(attempt.crash)) if attempt.crash else None,
+    )
+
+
+def start_error(slot: Slot, attempt: Attempt, report: ExitReport | None) -> Callable[[], TrioSupError]:
+    """Makes the error for whoever waits for *attempt* to be ready: one exception each, since raising changes it."""
+    if attempt.error is not None:
+        return partial(copy.copy, attempt.error)
+    error: type[StartFailed]
+    extra: dict[str, Any] = {}
+    match attempt.cause:
+        case Cause.EXITED | Cause.PORT_TAKEN:
+            error = DiedDuringStartup
+        case Cause.DEADLINE:
+            error, extra = NotReadyInTime, {"timeout": attempt.spec.readiness.timeout}
+        case Cause.INTERNAL_ERROR | None:
+            error, extra = AttemptCrashed, {"why": repr(attempt.crash)}
+        case cause:
+            error, extra = StoppedDuringStartup, {"cause": cause.value}
+    return partial(
+        error,
+        slot.key,
+        generation=attempt.generation,
+        elapsed=(attempt.exited_at or trio.current_time()) - (attempt.launched_at or attempt.created_at),
+        address=slot.address(),
+        report=report,
+        stderr_tail=report.stderr_tail if report else "",
+        last_health_error=attempt.last_health_error,
+        **extra,
+    )
