@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ._values import Choice as Choice
     from ._values import ProcessKey as ProcessKey
     from ._values import Readiness as Readiness
+    from .engine import PluginError as PluginError
     from .engine import Supervisor as Supervisor
+    from .engine import load_plugins as load_plugins
     from .engine import open_supervisor as open_supervisor
     from .errors import AttemptCrashed as AttemptCrashed
     from .errors import CallFailed as CallFailed
@@ -48,7 +50,7 @@ _HOMES = {
     "_phases": ("Cause", "Phase", "Then"),
     "_reports": ("Backend", "ExitReport", "ExitStatus", "StopReport", "Survivor"),
     "_values": ("BackendSpec", "Choice", "ProcessKey", "Readiness"),
-    "engine": ("Supervisor", "open_supervisor"),
+    "engine": ("PluginError", "Supervisor", "load_plugins", "open_supervisor"),
     "errors": (
         "AttemptCrashed", "CallFailed", "ConfigError", "DiedDuringStartup", "InvalidCommand", "InvalidOptions",
         "InvalidValue", "LaunchFailed", "NoPortAvailable", "NotReadyInTime", "SpecConflict", "StartFailed",

@@ -74,7 +74,7 @@ def trio_sup_commands() -> Mapping[str, Callable[..., int | None]]:  # type: ign
 
 
 @hookspec
-def trio_sup_config_sections() -> Mapping[str, Callable[..., object]]:  # type: ignore[empty-body]
+def trio_sup_config_sections() -> Mapping[str, type]:  # type: ignore[empty-body]
     """Give top-level tables of the configuration, by name: attrs classes that they are structured into.
 
     A table that the file leaves out is made with its defaults, if the class has one for every field.

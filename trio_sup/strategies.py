@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from ._units import seconds as seconds  # for options that are durations
+
 if TYPE_CHECKING:
     from ._values import BackendSpec, ProcessKey
     from .bridge import Channel

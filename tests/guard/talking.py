@@ -20,7 +20,8 @@ CHILDREN = Path(__file__).parent / "children"
 
 def child(name: str, *arguments: str) -> list[str]:
     """The command of the child that is named for its vice."""
-    return [sys.executable, str(CHILDREN / f"{name}.py"), *arguments]
+    # -E: with PYTHONUNBUFFERED a line is written in pieces, and lines of several processes would mix.
+    return [sys.executable, "-E", str(CHILDREN / f"{name}.py"), *arguments]
 
 
 class Talker:

@@ -135,7 +135,9 @@ async def test_orphans_are_reaped_while_the_supervisor_lives() -> None:
 
 
 async def test_an_ignored_sigchld_does_not_lose_the_status() -> None:
-    ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     async with talker([sys.executable, "-c", ignoring, *guarded("exit", "3")]) as talk:
         assert await talk.status() == 3
 

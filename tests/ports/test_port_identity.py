@@ -20,9 +20,21 @@ def table() -> Iterator[SocketTable]:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers are named however busy the machine is."""
+    monkeypatch.setattr("trio_sup.engine._identity._NAMING_BUDGET", 60.0)
+
+
+@pytest.fixture
 def bystander(start_child: StartChild) -> int:
     """A process without sockets."""
     return start_child("holds.py", 0)[0]
+
+
+def listening(start_child: StartChild, host: str, port: int, *options: str) -> int:
+    pid, line = start_child("listens.py", host, port, *options)
+    assert line == "listening"
+    return pid
 
 
 def nobody_asks() -> Iterable[int]:
@@ -51,7 +63,7 @@ def judge(
 def test_a_listener_of_the_leader_is_ours_without_a_pass_over_the_tree(
     table: SocketTable, free_port: int, start_child: StartChild, host: str
 ) -> None:
-    pid, _ = start_child("listens.py", host, free_port)
+    pid = listening(start_child, host, free_port)
     found = identify(free_port, nobody_asks, table, leader=pid, uid=os.geteuid(), connection=None)
     assert found == Identity(Verdict.OURS, uid_matches=True)
 
@@ -59,20 +71,21 @@ def test_a_listener_of_the_leader_is_ours_without_a_pass_over_the_tree(
 def test_a_listener_of_another_process_of_the_tree_is_ours(
     table: SocketTable, free_port: int, start_child: StartChild, bystander: int
 ) -> None:
-    pid, _ = start_child("listens.py", "127.0.0.1", free_port)
+    pid = listening(start_child, "127.0.0.1", free_port)
     assert judge(table, free_port, bystander, pid).verdict is Verdict.OURS
 
 
 def test_the_uid_of_the_sockets_is_told(table: SocketTable, free_port: int, start_child: StartChild) -> None:
-    pid, _ = start_child("listens.py", "127.0.0.1", free_port)
+    pid = listening(start_child, "127.0.0.1", free_port)
     assert judge(table, free_port, pid).uid_matches is True
     assert judge(table, free_port, pid, uid=54321).uid_matches is False
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_listener_outside_the_tree_is_a_stranger_and_is_named(
     table: SocketTable, free_port: int, start_child: StartChild, bystander: int
 ) -> None:
-    pid, _ = start_child("listens.py", "127.0.0.1", free_port)
+    pid = listening(start_child, "127.0.0.1", free_port)
     found = judge(table, free_port, bystander)
     assert found.verdict is Verdict.STRANGER
     assert found.listens
@@ -81,14 +94,23 @@ def test_a_listener_outside_the_tree_is_a_stranger_and_is_named(
     assert f"uid {os.geteuid()}, pid {pid} ({command})" in found.why
 
 
+def test_naming_a_stranger_takes_no_longer_than_allowed(
+    table: SocketTable, free_port: int, start_child: StartChild, bystander: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_sup.engine._identity._NAMING_BUDGET", 0.0)
+    listening(start_child, "127.0.0.1", free_port)
+    found = judge(table, free_port, bystander)
+    assert (found.verdict, found.why) == (Verdict.STRANGER, f"port {free_port} is served by uid {os.geteuid()}")
+
+
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
 def test_a_stranger_beside_our_listener_is_a_stranger(
     table: SocketTable, free_port: int, start_child: StartChild, host: str
 ) -> None:
-    ours, _ = start_child("listens.py", "127.0.0.1", free_port, "reuseport")
+    ours = listening(start_child, "127.0.0.1", free_port, "reuseport")
     assert judge(table, free_port, ours).verdict is Verdict.OURS
-    stranger, line = start_child("listens.py", host, free_port, "reuseport")
-    assert line == "listening"
+    stranger = listening(start_child, host, free_port, "reuseport")
     found = judge(table, free_port, ours)
     assert found.verdict is Verdict.STRANGER
     assert f"pid {stranger} " in found.why
@@ -98,12 +120,11 @@ def test_a_stranger_beside_our_listener_is_a_stranger(
 def test_a_server_that_listens_only_in_v6_is_ours_for_a_v4_client(
     table: SocketTable, free_port: int, start_child: StartChild
 ) -> None:
-    pid, _ = start_child("listens.py", "::", free_port, "accept", "reuseaddr")
+    pid = listening(start_child, "::", free_port, "accept", "reuseaddr")
     with socket.create_connection(("127.0.0.1", free_port), timeout=30) as client:
         assert client.recv(100) == b"accepted"
         # The first process has closed its listener and keeps the connection; a second one listens now.
-        second, line = start_child("listens.py", "::", free_port, "reuseaddr")
-        assert line == "listening"
+        second = listening(start_child, "::", free_port, "reuseaddr")
         assert judge(table, free_port, pid, second, client=client).verdict is Verdict.OURS
         assert judge(table, free_port, second).verdict is Verdict.OURS
         assert judge(table, free_port, second, client=client).verdict is Verdict.STRANGER
@@ -120,7 +141,7 @@ def test_a_grpc_core_server_is_ours(table: SocketTable, free_port: int, start_ch
 def test_a_connection_whose_server_end_is_closed_is_no_evidence(
     table: SocketTable, free_port: int, start_child: StartChild
 ) -> None:
-    ours, _ = start_child("listens.py", "127.0.0.1", free_port)
+    ours = listening(start_child, "127.0.0.1", free_port)
     with socket.create_server(("127.0.0.1", 0)) as other, socket.create_connection(other.getsockname()) as client:
         server, _ = other.accept()
         assert judge(table, free_port, ours, client=client).verdict is Verdict.STRANGER
@@ -151,7 +172,7 @@ def test_a_port_on_which_nothing_is_seen_to_listen_is_unknown(table: SocketTable
 def test_a_tree_whose_descriptors_cannot_be_read_is_unknown(
     table: SocketTable, free_port: int, start_child: StartChild, bystander: int
 ) -> None:
-    pid, _ = start_child("listens.py", "127.0.0.1", free_port, "undumpable")
+    pid = listening(start_child, "127.0.0.1", free_port, "undumpable")
     uid = os.geteuid()
     with without_privileges():
         found = judge(table, free_port, pid, bystander, uid=uid)
@@ -186,7 +207,7 @@ def test_a_listener_replaced_while_we_look_is_still_ours(free_port: int) -> None
 def test_a_listener_handed_to_a_child_just_forked_is_still_ours(
     table: SocketTable, free_port: int, start_child: StartChild, bystander: int
 ) -> None:
-    pid, _ = start_child("listens.py", "127.0.0.1", free_port)
+    pid = listening(start_child, "127.0.0.1", free_port)
     passes = iter([[bystander], [bystander, pid]])
     found = identify(free_port, lambda: next(passes), table, leader=bystander, uid=os.geteuid(), connection=None)
     assert found.verdict is Verdict.OURS

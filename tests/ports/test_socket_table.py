@@ -215,7 +215,7 @@ def test_what_is_left_of_an_earlier_answer_is_not_taken_for_this_one() -> None:
         (done(1, errno.EPERM, kind=2),),
         (message(1)[:50], done(1)),
         (struct.pack("=IHHII", 3, 20, MULTI, 1, 0), done(1)),
-        (message(1, payload=b"short") + done(1),),
+        (message(1, payload=b"tooshort") + done(1),),
         (b"garbage", done(1)),
         (),
     ],

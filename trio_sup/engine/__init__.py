@@ -1,7 +1,9 @@
 """The engine: everything asynchronous that supervises."""
 
 from ._event_stream import EventStream
+from ._loading import load_plugins
 from ._output import Output
+from ._plugins import PluginError
 from ._supervisor import Supervisor, open_supervisor
 
-__all__ = ["EventStream", "Output", "Supervisor", "open_supervisor"]
+__all__ = ["EventStream", "Output", "PluginError", "Supervisor", "load_plugins", "open_supervisor"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, ModuleType
-from typing import Any, Final, Literal, TypeAlias, overload
+from typing import Any, Final, Literal, TypeAlias, cast, overload
 
 import attrs
 import pluggy
@@ -26,14 +27,38 @@ class PluginError(TrioSupError):
     """A plugin cannot be used.
 
     Attributes:
-        plugin: Its name: that of its module or class.
+        plugin: Its name: that of its entry point, module or class.
+        distribution, version: What it was installed with, where that is known.
     """
 
     plugin: str
     why: str
+    distribution: str | None = None
+    version: str | None = None
 
     def __str__(self) -> str:
-        return f"plugin {self.plugin}: {self.why}"
+        return f"plugin {full_name(self.plugin, self.distribution, self.version)}: {self.why}"
+
+
+def full_name(plugin: str, distribution: str | None, version: str | None) -> str:
+    """How a plugin is named in messages: with its distribution and version where they are known."""
+    return f"{plugin} ({distribution} {version or '(no version)'})" if distribution else plugin
+
+
+@attrs.frozen
+class LoadedPlugin:
+    """A plugin, and where it came from.
+
+    Attributes:
+        name: That of its entry point or module.
+        plugin: The module or object with the hooks.
+        distribution, version: What it was installed with; None if that is not known.
+    """
+
+    name: str
+    plugin: object
+    distribution: str | None = None
+    version: str | None = None
 
 
 @attrs.frozen
@@ -50,33 +75,51 @@ _HOOKS: Final[Mapping[Kind, tuple[str, type]]] = {
     "launch preparation": ("trio_sup_launch_preparations", LaunchPreparation),
 }
 KINDS: Final = tuple(_HOOKS)
+HOOK_OF: Final[Mapping[Kind, str]] = {kind: hook for kind, (hook, _) in _HOOKS.items()}
 
 
 class Plugins:
     """The built-in plugins and *extra* ones, asked once what they offer.
 
     Args:
-        extra: Modules or objects with functions marked by `trio_sup.hookimpl`. When two offer the same name, the
-            later one wins, and any of them wins over a built-in.
+        extra: Modules or objects with functions marked by `trio_sup.hookimpl`, or a `LoadedPlugin` of each. When two
+            offer the same name, the later one wins, and any of them wins over a built-in.
+        on_problem: Told of a plugin whose observers or services cannot be had; it goes on without them. By default
+            the error is raised.
 
     Raises:
-        PluginError: One has a misspelt or misshapen hook, is given twice, or offers nonsense.
+        PluginError: One has a misspelt or misshapen hook, was built for another version of the hooks, is given twice,
+            or offers nonsense.
     """
 
-    def __init__(self, extra: Iterable[object] = ()) -> None:
+    def __init__(
+        self, extra: Iterable[object] = (), *, on_problem: Callable[[PluginError], None] | None = None
+    ) -> None:
         # The built-ins are plugins like any other; only here does the engine know where they live.
-        from .. import defaults
+        from .. import __version__, defaults
 
-        manager = pluggy.PluginManager("trio_sup")
+        manager = _Manager("trio_sup")
         manager.add_hookspecs(hookspecs)
-        for plugin in (*defaults.PLUGINS, *extra):
+        built_in = (LoadedPlugin(_name_of(plugin), plugin, "trio-sup", __version__) for plugin in defaults.PLUGINS)
+        for plugin in (*built_in, *extra):
             _register(manager, plugin)
+        self._on_problem = on_problem
         self._manager = manager
         self._offers = {kind: _offers(manager, hook) for kind, (hook, _) in _HOOKS.items()}
-        self.commands: Mapping[str, Factory] = _factories(_offers(manager, "trio_sup_commands"))
+        commands = _offers(manager, "trio_sup_commands")
+        self.commands: Mapping[str, Factory] = _factories(commands)
         """Subcommands of `trio-sup`, by name."""
-        self.sections: Mapping[str, Factory] = _factories(_offers(manager, "trio_sup_config_sections"))
-        """What makes the plugins' top-level tables of the configuration, by name."""
+        sections = _offers(manager, "trio_sup_config_sections")
+        for name, offer in sections.items():
+            if not (isinstance(offer.factory, type) and attrs.has(offer.factory)):
+                raise manager.error(offer.plugin, f"its configuration section {name!r} is made by no attrs class")
+        self.sections: Mapping[str, type] = {name: cast(type, offer.factory) for name, offer in sections.items()}
+        """The attrs classes of the plugins' top-level tables of the configuration, by name."""
+        self._by_hook: Mapping[str, Mapping[str, _Offer]] = {
+            **{_HOOKS[kind][0]: offers for kind, offers in self._offers.items()},
+            "trio_sup_commands": commands,
+            "trio_sup_config_sections": sections,
+        }
 
     def observers(self, sections: Mapping[str, Any]) -> Sequence[tuple[str, Observer]]:
         """The observers of all plugins, each with the name of its plugin.
@@ -85,10 +128,14 @@ class Plugins:
             PluginError: A hook raised, or gave something else.
         """
         found: list[tuple[str, Observer]] = []
-        for plugin, answer in _answers(self._manager, "trio_sup_observers", {"sections": sections}):
-            if not isinstance(answer, Sequence) or not all(map(callable, answer)):
-                raise PluginError(plugin, f"its hook trio_sup_observers returned {reprlib.repr(answer)}, not functions")
-            found += [(plugin, observer) for observer in answer]
+        for implementation in self._manager.hook.trio_sup_observers.get_hookimpls():
+            with self._contained():
+                plugin, answer = _ask(self._manager, implementation, {"sections": sections})
+                if not isinstance(answer, Sequence) or not all(map(callable, answer)):
+                    raise self.error(
+                        plugin, f"its hook trio_sup_observers returned {reprlib.repr(answer)}, not functions"
+                    )
+                found += [(plugin, observer) for observer in answer]
         return found
 
     def services(self, sections: Mapping[str, Any]) -> Sequence[tuple[str, str, Service]]:
@@ -97,10 +144,29 @@ class Plugins:
         Raises:
             PluginError: A hook raised, or gave something else.
         """
-        return [
-            (offer.plugin, name, offer.factory)  # type: ignore[misc]  # a service is any callable until it is called
-            for name, offer in _offers(self._manager, "trio_sup_services", {"sections": sections}).items()
-        ]
+        found: dict[str, _Offer] = {}
+        for implementation in self._manager.hook.trio_sup_services.get_hookimpls():
+            with self._contained():
+                found.update(_offers_of(self._manager, implementation, {"sections": sections}))
+        # A service is any callable until it is called.
+        return [(offer.plugin, name, cast(Service, offer.factory)) for name, offer in found.items()]
+
+    @contextlib.contextmanager
+    def _contained(self) -> Iterator[None]:
+        try:
+            yield
+        except PluginError as error:
+            if self._on_problem is None:
+                raise
+            self._on_problem(error)
+
+    def error(self, plugin: str, why: str) -> PluginError:
+        """An error about the plugin of that name, which says where it came from."""
+        return self._manager.error(plugin, why)
+
+    def loaded(self) -> Sequence[LoadedPlugin]:
+        """All plugins, the built-in ones first, then in the order in which they were given."""
+        return tuple(self._manager.origins.values())
 
     def hooks_answered(self) -> Mapping[str, Sequence[str]]:
         """The names of the hooks that each plugin answers, by the plugin's name."""
@@ -108,6 +174,25 @@ class Plugins:
             name: sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or ())
             for name, plugin in self._manager.list_name_plugin()
         }
+
+    def offers_of(self, plugin: str) -> Mapping[str, Sequence[str]]:
+        """By hook, the names that the plugin called *plugin* offers and that no later plugin has taken over.
+
+        Observers and services are not among them: they have no use before a supervisor opens.
+        """
+        return {
+            hook: names
+            for hook, offers in self._by_hook.items()
+            if (names := sorted(name for name, offer in offers.items() if offer.plugin == plugin))
+        }
+
+    def command_from(self, name: str) -> str:
+        """The name of the plugin that gives the subcommand *name*."""
+        return self._by_hook["trio_sup_commands"][name].plugin
+
+    def section_from(self, name: str) -> str:
+        """The name of the plugin whose configuration section *name* is."""
+        return self._by_hook["trio_sup_config_sections"][name].plugin
 
     def offered(self, kind: Kind) -> Mapping[str, Factory]:
         """What makes a strategy of *kind*, by name."""
@@ -160,9 +245,9 @@ class Plugins:
         except (InvalidValue, TypeError, ValueError) as error:
             raise InvalidOptions(kind, choice.name, problems_of(error)) from error
         except Exception as error:
-            raise PluginError(offer.plugin, f"could not make the {kind} {choice.name!r}: {error!r}") from error
+            raise self.error(offer.plugin, f"could not make the {kind} {choice.name!r}: {error!r}") from error
         if lacks := _lacks(kind, made):
-            raise PluginError(offer.plugin, f"made {reprlib.repr(made)} for the {kind} {choice.name!r}: it has {lacks}")
+            raise self.error(offer.plugin, f"made {reprlib.repr(made)} for the {kind} {choice.name!r}: it has {lacks}")
         return made
 
     def _offer(self, kind: Kind, name: str) -> _Offer:
@@ -202,20 +287,48 @@ def _name_of(plugin: object) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _register(manager: pluggy.PluginManager, plugin: object) -> None:
-    name = _name_of(plugin)
+class _Manager(pluggy.PluginManager):
+    """Knows where each plugin came from, by name."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__(project)
+        self.origins: dict[str, LoadedPlugin] = {}
+
+    def error(self, name: str, why: str) -> PluginError:
+        origin = self.origins.get(name) or LoadedPlugin(name, None)
+        return PluginError(name, why, origin.distribution, origin.version)
+
+
+def _register(manager: _Manager, given: object) -> None:
+    origin = given if isinstance(given, LoadedPlugin) else LoadedPlugin(_name_of(given), given)
+    name, plugin = origin.name, origin.plugin
+    registered = manager.is_registered(plugin)
     try:
         if plugin is None:
             raise ValueError("None is no plugin")
+        _check_version(plugin)
         # Two objects of one class are two plugins.
-        taken = {known for known, _ in manager.list_name_plugin()}
-        unique = name if name not in taken or manager.is_registered(plugin) else f"{name} ({id(plugin):#x})"
+        unique = name if name not in manager.origins or registered else f"{name} ({id(plugin):#x})"
         manager.register(plugin, unique)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(name, _misspelt(manager, plugin) or str(error)) from error
-    except ValueError as error:
-        raise PluginError(name, "is given twice" if manager.is_registered(plugin) else str(error)) from error
+        raise _about(origin, _misspelt(manager, plugin) or str(error)) from error
+    except Exception as error:
+        why = str(error) if isinstance(error, ValueError) else repr(error)
+        raise _about(origin, "is given twice" if registered else why) from error
+    manager.origins[unique] = attrs.evolve(origin, name=unique)
+
+
+def _about(origin: LoadedPlugin, why: str) -> PluginError:
+    return PluginError(origin.name, why, origin.distribution, origin.version)
+
+
+def _check_version(plugin: object) -> None:
+    version = getattr(plugin, "trio_sup_hook_version", hookspecs.HOOK_VERSION)
+    if version != hookspecs.HOOK_VERSION:
+        raise ValueError(
+            f"was built for version {version!r} of the hooks; this trio-sup has version {hookspecs.HOOK_VERSION}"
+        )
 
 
 def _misspelt(manager: pluggy.PluginManager, plugin: object) -> str | None:
@@ -228,35 +341,40 @@ def _misspelt(manager: pluggy.PluginManager, plugin: object) -> str | None:
     return f"there is no hook {unknown[0]!r}; {hint}"
 
 
-def _answers(
-    manager: pluggy.PluginManager, hook: str, arguments: Mapping[str, Any] = MappingProxyType({})
-) -> Iterator[tuple[str, Any]]:
-    """Ask each plugin by itself, so that the one that fails can be named; the one that counts comes last."""
-    for implementation in getattr(manager.hook, hook).get_hookimpls():
-        name = implementation.plugin_name
-        try:
-            answer = implementation.function(*(arguments[argument] for argument in implementation.argnames))
-        except Exception as error:
-            raise PluginError(name, f"its hook {hook} raised {error!r}") from error
-        yield name, answer
+def _ask(manager: _Manager, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> tuple[str, Any]:
+    """Ask one plugin by itself, so that the one that fails can be named."""
+    name = implementation.plugin_name
+    try:
+        return name, implementation.function(*(arguments[argument] for argument in implementation.argnames))
+    except (Exception, SystemExit) as error:
+        raise manager.error(name, f"its hook {_hook_of(implementation)} raised {error!r}") from error
 
 
-def _offers(
-    manager: pluggy.PluginManager, hook: str, arguments: Mapping[str, Any] = MappingProxyType({})
-) -> dict[str, _Offer]:
+def _hook_of(implementation: pluggy.HookImpl) -> str:
+    return str(implementation.opts["specname"] or implementation.function.__name__)
+
+
+def _offers(manager: _Manager, hook: str) -> dict[str, _Offer]:
     offers: dict[str, _Offer] = {}
-    for name, answer in _answers(manager, hook, arguments):
-        if not isinstance(answer, Mapping) or not all(isinstance(key, str) and key for key in answer):
-            raise PluginError(
-                name, f"its hook {hook} returned {reprlib.repr(answer)}, not a mapping from names to functions"
-            )
-        for key, factory in answer.items():
-            if not callable(factory):
-                raise PluginError(
-                    name, f"its hook {hook} offers {reprlib.repr(factory)} as {key!r}: it cannot be called"
-                )
-            offers[key] = _Offer(name, factory)
+    # The one that counts comes last.
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        offers.update(_offers_of(manager, implementation, MappingProxyType({})))
     return offers
+
+
+def _offers_of(manager: _Manager, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> dict[str, _Offer]:
+    plugin, answer = _ask(manager, implementation, arguments)
+    hook = _hook_of(implementation)
+    if not isinstance(answer, Mapping) or not all(isinstance(key, str) and key for key in answer):
+        raise manager.error(
+            plugin, f"its hook {hook} returned {reprlib.repr(answer)}, not a mapping from names to functions"
+        )
+    for key, factory in answer.items():
+        if not callable(factory):
+            raise manager.error(
+                plugin, f"its hook {hook} offers {reprlib.repr(factory)} as {key!r}: it cannot be called"
+            )
+    return {key: _Offer(plugin, factory) for key, factory in answer.items()}
 
 
 def _factories(offers: Mapping[str, _Offer]) -> dict[str, Factory]:

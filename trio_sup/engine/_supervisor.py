@@ -344,7 +344,8 @@ async def open_supervisor(
         ports: Port strategy: a name, a table or [`Choice`][trio_sup.Choice] with options, or the object itself.
         install_lock: What keeps installations and launches apart; given likewise.
         stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
-        plugins: Plugin objects or modules to use beside the built-in ones.
+        plugins: Plugin objects or modules to use beside the built-in ones; `load_plugins().plugins` are those that
+            installed distributions offer.
         sections: Configuration sections of plugins, by name; handed to their observers and services.
         shutdown_timeout: Seconds for ending everything, in parallel, when the block is left.
         parent_guard: Process id of a guard that is this process's parent already (the runner's); otherwise a helper
@@ -356,6 +357,7 @@ async def open_supervisor(
     Raises:
         Unsupported: Not Linux, or a kernel before 5.4.
         UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
+        PluginError: A plugin misspells a hook, or offers nonsense.
 
     Cancellation: ends every backend within *shutdown_timeout*, then travels on. An exception of the block is raised
         as it is, not wrapped in a group.

@@ -16,7 +16,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import _proc
 
-# A child between vfork and exec still shows its parent's environment, and one inside execve shows none: both are
-# over well within the time of these passes.
+# A child between vfork and exec still shows its parent's environment: that is over well within the time of these.
 CLEAN_PASSES = 3
 PASS_INTERVAL = 0.005
-MAX_FAILED_PASSES = 1000
+# How many passes are repeated because somebody, most likely a stranger, was inside execve or could not be looked at.
+MAX_WASTED_PASSES = 200
 
 
 class Roster:
@@ -81,46 +81,50 @@ def watch(supervisor: int, line: int, roster: Roster) -> None:
         ended = not read_all(line, roster) or supervisor in ready
 
 
-def members(
+def find(
     supervisor_id: str, leaders: Mapping[int, int], processes: Mapping[int, _proc.Process]
-) -> Iterator[_proc.Process]:
-    """The processes that belong to the supervisor's trees by leader, session, group or marker."""
+) -> tuple[list[_proc.Process], bool]:
+    """What belongs to the supervisor's trees, and whether somebody's marker cannot be seen just now."""
     # A leader stays unreaped until it is unregistered, so its number meant its tree when the supervisor ended, and
     # cannot come to mean another one while members of its session live. If it names a newer process by now, nothing
     # was left of the tree.
     ours = {pid for pid, started in leaders.items() if pid not in processes or processes[pid].started == started}
     prefix = f"{supervisor_id}/"
+    found, doubtful = [], False
     for process in processes.values():
         numbers = ours.intersection((process.pid, process.session, process.pgrp))
-        by_number = any(process.started >= leaders[number] for number in numbers)
+        if any(process.started >= leaders[number] for number in numbers):
+            found.append(process)
         # A leader begins a session in our own pid namespace, so nothing of a tree ever shows session 0; kernel
         # threads do.
-        if by_number or (process.session and _is_marked(process.pid, prefix)):
-            yield process
-
-
-def _is_marked(pid: int, prefix: str) -> bool:
-    return any(entry.startswith(prefix) for entry in _proc.markers_of(pid))
+        elif process.session:
+            entries = _proc.visible_markers(process.pid)
+            if any(entry.startswith(prefix) for entry in entries or ()):
+                found.append(process)
+            doubtful = doubtful or entries is None
+    return _proc.with_descendants(found, processes.values()), doubtful
 
 
 def sweep(supervisor_id: str, leaders: Mapping[int, int]) -> None:
     """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
     dealt_with: set[tuple[int, int]] = set()
-    clean = failed = 0
-    while clean < CLEAN_PASSES and failed < MAX_FAILED_PASSES:
+    clean = wasted = 0
+    while clean < CLEAN_PASSES:
         try:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
-            found = _proc.with_descendants(members(supervisor_id, leaders, processes), processes.values())
+            found, doubtful = find(supervisor_id, leaders, processes)
             new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
             for process in new:
                 # Once it has the signal it can fork no more, however long it takes to die; what refuses, refuses.
                 _proc.kill_exactly(process, signal.SIGKILL)
                 dealt_with.add((process.pid, process.started))
         except OSError:
-            failed += 1
+            new, doubtful = [], True
+        wasted += doubtful
+        if new:
             clean = 0
-        else:
-            clean = 0 if new else clean + 1
+        elif not doubtful or wasted > MAX_WASTED_PASSES:
+            clean += 1
         if clean < CLEAN_PASSES:
             time.sleep(PASS_INTERVAL)
 

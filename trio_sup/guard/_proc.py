@@ -138,9 +138,23 @@ def markers_in(environment: bytes) -> tuple[str, ...]:
     )
 
 
+def visible_markers(pid: int) -> tuple[str, ...] | None:
+    """The marker entries of a process; None while it is inside execve, where they cannot be seen.
+
+    Raises:
+        OSError: It could not be looked at, for want of descriptors or memory.
+    """
+    environment = read_environment(pid)
+    if environment == b"":
+        if is_inside_execve(pid):
+            return None
+        environment = read_environment(pid)  # the execve may have ended between the two looks
+    return markers_in(environment or b"")
+
+
 def markers_of(pid: int) -> tuple[str, ...]:
-    """The marker entries of a process; none if it has no marker, or its environment is unreadable."""
-    return markers_in(read_environment(pid) or b"")
+    """The marker entries of a process; none if it has no marker, or its environment cannot be seen."""
+    return visible_markers(pid) or ()
 
 
 def command_of(pid: int) -> str:

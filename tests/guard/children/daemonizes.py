@@ -1,7 +1,7 @@
 """Forks twice, as daemons do: `daemonizes.py keeps|clears|overwrites|hides|changes [ends]`.
 
-The daemon has a session of its own and no parent, and does that to its marker, or to its user; with "ends", the leader ends too.
-It says "daemon <pid>" when all that is done.
+The daemon has a session of its own and no parent, and does that to its marker, or to its user; with "ends", the leader
+ends too. It says "daemon <pid>" when all that is done.
 """
 
 import ctypes

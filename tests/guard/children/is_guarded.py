@@ -42,7 +42,7 @@ def count_signals() -> int:
 
     def count(number: int, frame: FrameType | None) -> None:
         counts[signal.Signals(number)] += 1
-        print("got", signal.Signals(number).name, flush=True)
+        os.write(1, f"got {signal.Signals(number).name}\n".encode())  # `print` must not be entered twice
 
     for number in counts:
         signal.signal(number, count)

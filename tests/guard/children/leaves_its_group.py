@@ -1,12 +1,15 @@
-"""Forks a child that leaves the group, and one that leaves the session and then has a group of its own as well."""
+"""Forks a child that leaves the group, and one that leaves the session and with it the group."""
 
 import os
 import signal
 
 told, tells = os.pipe()
-for leave in (lambda: os.setpgid(0, 0), os.setsid):
+for leaves_session in (False, True):
     if os.fork() == 0:
-        leave()
+        if leaves_session:
+            os.setsid()
+        else:
+            os.setpgid(0, 0)
         os.write(tells, b".")
         signal.pause()
     os.read(told, 1)
