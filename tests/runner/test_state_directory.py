@@ -24,11 +24,11 @@ def test_each_configuration_file_has_its_own(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("value", [None, "", "relative"])
 def test_it_is_below_home_unless_xdg_state_home_is_absolute(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/srv/somebody")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     if value is not None:
         monkeypatch.setenv("XDG_STATE_HOME", value)
-    assert default_state_dir(Path("/a/chat.toml")).parent == Path("/home/somebody/.local/state/trio-sup")
+    assert default_state_dir(Path("/a/chat.toml")).parent == Path("/srv/somebody/.local/state/trio-sup")
 
 
 def test_it_is_made_for_its_owner_only_and_holds_the_pid(tmp_path: Path) -> None:

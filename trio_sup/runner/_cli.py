@@ -14,6 +14,13 @@ from ..errors import ConfigError, TrioSupError
 from ._leaves import leaves
 
 Flag = Annotated[bool, Parameter(negative="")]
+ConfigFile = Annotated[Path, Parameter(name=["--config", "-c"])]
+PluginOption = Annotated[
+    tuple[str, ...],
+    Parameter(name=["--plugin", "-p"], negative="", consume_multiple=False, show_default=False),
+]
+_DEFAULT_CONFIG = Path("trio-sup.toml")
+_OWN = frozenset({"run", "demo", "plugins"})
 
 
 def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
@@ -25,8 +32,11 @@ def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
     Returns:
         The exit status: 0 fine, 1 something failed, 2 wrong usage or configuration, 130 ended by Ctrl-C.
     """
+    app = _app(guard_pid)
     try:
-        status = _app(guard_pid)(arguments)
+        # What trio-sup does by itself is not to wait for the plugins' commands, or to fail because of them.
+        own = bool(arguments) and arguments[0] in _OWN
+        status = app(arguments) if own else _with_plugin_commands(app, arguments)
         return status if isinstance(status, int) else 0
     except CycloptsError as error:
         command = " ".join(["trio-sup", *(error.command_chain or ())])
@@ -49,6 +59,26 @@ def _complain(text: str) -> None:
     print(f"trio-sup: {text}", file=sys.stderr)
 
 
+def _with_plugin_commands(app: App, arguments: list[str]) -> object:
+    from ._chosen_plugins import ChosenPlugins, warn
+    from ._plugin_commands import failure, usable_commands
+
+    chosen = ChosenPlugins([], os.environ)
+    commands, problems = usable_commands(chosen.plugins, _OWN)
+    for problem in (*chosen.problems, *problems):
+        warn(str(problem))
+    for name, command in commands.items():
+        app.command(command, name=name)
+    try:
+        return app(arguments)
+    except (CycloptsError, BrokenPipeError):
+        raise
+    except Exception as error:
+        if arguments[:1] and arguments[0] in commands:
+            raise failure(chosen.plugins, arguments[0], error) from error
+        raise
+
+
 def _app(guard_pid: int | None) -> App:
     app = App(
         name="trio-sup",
@@ -64,10 +94,11 @@ def _app(guard_pid: int | None) -> App:
     @app.command
     def run(
         *,
-        config: Annotated[Path, Parameter(name=["--config", "-c"])] = Path("trio-sup.toml"),
+        config: ConfigFile = _DEFAULT_CONFIG,
         state_dir: Path | None = None,
         quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
         json: Flag = False,
+        plugin: PluginOption = (),
     ) -> int:
         """Run the configured backends in the foreground, until Ctrl-C or SIGTERM.
 
@@ -86,12 +117,52 @@ def _app(guard_pid: int | None) -> App:
             Leave out what the backends write.
         json
             Write output and events to stdout as one JSON object per line.
+        plugin
+            Load this plugin or module besides the installed ones, and fail without it; `no:NAME` leaves one out.
+            Can be given several times.
         """
+        from ._chosen_plugins import ChosenPlugins
         from ._config import read_config
         from ._run import run as run_backends
 
-        checked = read_config(config, os.environ)
-        return run_backends(checked, state_dir, quiet=quiet, as_json=json, guard_pid=guard_pid)
+        chosen = ChosenPlugins(plugin, os.environ)
+        chosen.complain()
+        checked = read_config(config, os.environ, chosen.plugins, chosen.problems)
+        chosen.required.update(checked.settings.required_plugins)
+        return run_backends(checked, chosen.plugins, state_dir, quiet=quiet, as_json=json, guard_pid=guard_pid)
+
+    @app.command
+    def plugins(*, config: ConfigFile = _DEFAULT_CONFIG, json: Flag = False, plugin: PluginOption = ()) -> int:
+        """List the plugins: where they come from, which hooks they answer, what they offer and what is in use.
+
+        Exits with 1 if one cannot be used.
+
+        Parameters
+        ----------
+        config
+            The configuration that tells what is in use, if there is such a file.
+        json
+            Print one JSON document instead.
+        plugin
+            Load this plugin or module besides the installed ones; `no:NAME` leaves one out.
+            Can be given several times.
+        """
+        from ._chosen_plugins import ChosenPlugins
+        from ._config import read_config
+        from ._plugin_commands import usable_commands
+        from ._plugins_command import show_plugins
+
+        chosen = ChosenPlugins(plugin, os.environ)
+        problems = (*chosen.problems, *usable_commands(chosen.plugins, _OWN)[1])
+        read, unusable = None, False
+        if config != _DEFAULT_CONFIG or config.exists():
+            try:
+                read = read_config(config, os.environ, chosen.plugins, chosen.problems)
+            except ConfigError as error:
+                unusable = True
+                _complain(f"what is in use cannot be told\n{error}")
+        show_plugins(chosen.plugins, problems, read, as_json=json)
+        return 1 if problems or unusable else 0
 
     @app.command
     def demo(*, json: Flag = False) -> int:

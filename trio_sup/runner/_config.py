@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from .._structuring import InvalidTable, below, structure
 from .._units import seconds
 from .._values import BackendSpec, Choice, ProcessKey, Readiness, to_choice
 from ..engine._command import check
+from ..engine._loading import PluginProblem, names_of
 from ..engine._plugins import Kind, Plugins
 from ..errors import ConfigError, InvalidCommand, InvalidOptions, InvalidValue, TrioSupError
 from ._overrides import apply_overrides
@@ -57,6 +59,12 @@ def _to_model(value: object) -> str | None:
     return None if value is None else ProcessKey(value, 0).model
 
 
+def _to_names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(name, str) for name in value):
+        raise InvalidValue(value, "expected a list of names")
+    return tuple(value)
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """What stands at the top of the file, `backends` apart."""
@@ -69,6 +77,7 @@ class Settings:
     ports: Any = attrs.field(default=Choice("affinity"), converter=to_choice)
     install_lock: Any = attrs.field(default=Choice("file"), converter=to_choice)
     stop_policy: Any = attrs.field(default=Choice("free-then-terminate"), converter=to_choice)
+    required_plugins: Sequence[str] = attrs.field(default=(), converter=_to_names)
 
 
 @attrs.frozen(kw_only=True)
@@ -89,23 +98,52 @@ class ConfiguredBackend(BackendSpec):
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """A configuration that was checked as far as it can be without starting anything."""
+    """A configuration that was checked as far as it can be without starting anything.
+
+    Attributes:
+        sections: The tables of plugins, by name, each made by its plugin's class.
+    """
 
     path: Path
     settings: Settings
     backends: tuple[ConfiguredBackend, ...]
+    sections: Mapping[str, object] = attrs.field(factory=dict)
+
+    def strategies(self) -> Iterable[tuple[Kind, Any]]:
+        """Every strategy it chooses: its kind, and the choice."""
+        yield "port strategy", self.settings.ports
+        yield "install lock", self.settings.install_lock
+        yield "stop policy", self.settings.stop_policy
+        for backend in self.backends:
+            yield "probe", backend.readiness.probe
+            if backend.stop_policy is not None:
+                yield "stop policy", backend.stop_policy
+            for preparation in backend.launch:
+                yield "launch preparation", preparation
 
 
-_KNOWN = {(): Settings, ("backends", "*"): ConfiguredBackend, ("backends", "*", "readiness"): Readiness}
+_KNOWN: Mapping[tuple[str, ...], type] = {
+    (): Settings,
+    ("backends", "*"): ConfiguredBackend,
+    ("backends", "*", "readiness"): Readiness,
+}
+TOP_LEVEL = frozenset({"backends", *(field.name for field in attrs.fields(Settings))})
+"""Keys at the top of the file that no plugin can have."""
 
 
-def read_config(path: Path, environ: Mapping[str, str]) -> Config:
+def read_config(
+    path: Path, environ: Mapping[str, str], plugins: Plugins | None = None, failed: Sequence[PluginProblem] = ()
+) -> Config:
     """Read the file at *path*, with the settings in *environ* on top.
+
+    Args:
+        plugins: Whose strategies and sections are known; by default the built-in ones.
+        failed: Plugins that could not be loaded, to say why if they are required.
 
     Raises:
         ConfigError: It cannot be used; names every problem with its path.
     """
-    return interpret(_load(path), path, environ)
+    return interpret(_load(path), path, environ, plugins, failed)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -127,31 +165,79 @@ def _load(path: Path) -> dict[str, Any]:
         raise ConfigError(where, [f"is not valid TOML: {error}"]) from None
 
 
-def interpret(table: dict[str, Any], path: Path, environ: Mapping[str, str]) -> Config:
-    """Make a configuration of the *table* that was read from *path*.
+def interpret(
+    table: dict[str, Any],
+    path: Path,
+    environ: Mapping[str, str],
+    plugins: Plugins | None = None,
+    failed: Sequence[PluginProblem] = (),
+) -> Config:
+    """Make a configuration of the *table* that was read from *path*; the arguments are those of `read_config`.
 
     Raises:
         ConfigError: It cannot be used; names every problem with its path.
     """
     table = dict(table)
-    overrides = apply_overrides(table, environ, _KNOWN)
-    reader = _Reader(path.absolute().parent)
+    plugins = plugins or Plugins()
+    classes = {name: cls for name, cls in plugins.sections.items() if name not in TOP_LEVEL}
+    overrides = apply_overrides(table, environ, {**_KNOWN, **{(name,): cls for name, cls in classes.items()}})
+    reader = _Reader(path.absolute().parent, plugins)
+    reader.drop_unknown(table, {*TOP_LEVEL, *classes})
     tables = table.pop("backends", {})
+    sections = reader.sections({name: table.pop(name, None) for name in classes}, classes)
     settings = reader.settings(table)
+    reader.check_required(settings.required_plugins, failed)
     backends = reader.backends(tables, settings)
     problems = [*overrides.problems, *map(overrides.attribute, reader.problems)]
     if problems:
         raise ConfigError(str(path), problems)
-    return Config(path=path, settings=settings, backends=backends)
+    return Config(path=path, settings=settings, backends=backends, sections=sections)
 
 
 class _Reader:
     """Reads what it can and notes what it cannot, so that one problem does not hide the next."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plugins: Plugins) -> None:
         self.problems: list[str] = []
         self._folder = folder
-        self._plugins = Plugins()
+        self._plugins = plugins
+
+    def drop_unknown(self, table: dict[str, Any], known: Iterable[str]) -> None:
+        """Complain about the keys at the top that mean nothing, and take them out."""
+        known = sorted(known)
+        for key in sorted(table.keys() - set(known)):
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            self.problems.append(f"{below('', key)}: unknown key; {hint}")
+            del table[key]
+
+    def sections(self, tables: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, object]:
+        """Make the sections of plugins; one that the file leaves out gets its defaults, if it can."""
+        made: dict[str, object] = {}
+        for name, cls in classes.items():
+            table = tables[name]
+            fields = [field for field in attrs.fields(cls) if field.init]
+            if table is None and any(field.default is attrs.NOTHING for field in fields):
+                continue
+            if table is not None and not isinstance(table, Mapping):
+                self.problems.append(f"{below('', name)}: expected a table")
+                continue
+            try:
+                made[name] = cls() if table is None else structure(cls, table, below("", name))
+            except InvalidTable as error:
+                self.problems += error.problems
+            except Exception as error:
+                why = f"its configuration section {name!r} cannot be made: {error!r}"
+                self.problems.append(str(self._plugins.error(self._plugins.section_from(name), why)))
+        return made
+
+    def check_required(self, names: Iterable[str], failed: Sequence[PluginProblem]) -> None:
+        known = {name for loaded in self._plugins.loaded() for name in names_of(loaded)}
+        for index, name in enumerate(names):
+            if name not in known:
+                reasons = [str(problem) for problem in failed if problem.name == name]
+                why = "; ".join(reasons) or f"there is no plugin {name!r}; install it, or load its module with -p"
+                self.problems.append(f"required_plugins[{index}]: {why}")
 
     def settings(self, table: Mapping[str, Any]) -> Settings:
         settings = self._structure(Settings, table, "") or Settings()
@@ -213,6 +299,8 @@ class _Reader:
         if backend.stop_policy is not None:
             self._check_strategy("stop policy", backend.stop_policy, f"{path}.stop_policy")
         self._check_strategy("probe", backend.readiness.probe, f"{path}.readiness.probe")
+        for index, choice in enumerate(backend.launch):
+            self._check_preparation(choice, backend, below(f"{path}.launch", index))
         self._check_command(backend, path)
         return backend
 
@@ -240,13 +328,27 @@ class _Reader:
             directory=backend.directory and self._folder / backend.directory,
         )
 
-    def _check_strategy(self, kind: Kind, choice: Any, path: str) -> None:
+    def _check_strategy(self, kind: Kind, choice: Any, path: str) -> object | None:
+        """Make the strategy, to see whether that works."""
         try:
-            self._plugins.make(kind, choice)
+            return self._plugins.make(kind, choice)
         except InvalidOptions as error:
             self.problems += [f"{path}.{problem}" for problem in error.problems]
         except TrioSupError as error:
             self.problems.append(f"{path}: {error}")
+        return None
+
+    def _check_preparation(self, choice: Any, backend: ConfiguredBackend, path: str) -> None:
+        preparation: Any = self._check_strategy("launch preparation", choice, path)
+        if preparation is None:
+            return
+        try:
+            preparation.check(backend.spec())
+        except TrioSupError as error:
+            self.problems.append(f"{path}: {error}")
+        except Exception as error:
+            plugin = self._plugins.name_of("launch preparation", choice)
+            self.problems.append(f"{path}: {self._plugins.error(plugin, f'its check raised {error!r}')}")
 
     def _check_command(self, backend: ConfiguredBackend, path: str) -> None:
         try:

@@ -48,7 +48,10 @@ def path_of(*keys: str) -> str:
 
 
 Known = Mapping[tuple[str, ...], type]
-"""Where settings are known: the attrs class of the table at each path, with ``*`` for the name of a backend."""
+"""Where settings are known: the attrs class of the table at each path, with ``*`` for the name of a backend.
+
+Paths of one key are the sections of plugins.
+"""
 
 
 def apply_overrides(table: dict[str, Any], environ: Mapping[str, str], known: Known) -> Overrides:
@@ -85,6 +88,7 @@ def _path(rest: str, table: Mapping[str, Any], known: Known) -> Iterator[str]:
         head, _, rest = rest.partition("__")
         head = head.lower()
         names = [field.name for field in attrs.fields(known[place]) if field.name != "name"]
+        names += [inner[-1] for inner in known if len(inner) == 1 and not place]
         if head not in names:
             raise _NamesNothing(f"there is no such setting; known here are {', '.join(names)}{_MORE.get(place, '')}")
         yield head

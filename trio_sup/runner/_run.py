@@ -12,6 +12,7 @@ import trio
 from .._phases import Phase
 from .._values import ProcessKey
 from ..engine import EventStream, Output, Supervisor, open_supervisor
+from ..engine._plugins import Plugins
 from ..errors import TrioSupError
 from ..events import BackendEvent, BackendExited, BackendGone, BackendStopFailed
 from ._config import Config, ConfiguredBackend
@@ -30,10 +31,13 @@ STUCK = 10.0
 """Seconds above the shutdown's own bound after which the process exits although something in it hangs."""
 
 
-def run(config: Config, state_dir: Path | None, *, quiet: bool, as_json: bool, guard_pid: int | None) -> int:
+def run(
+    config: Config, plugins: Plugins, state_dir: Path | None, *, quiet: bool, as_json: bool, guard_pid: int | None
+) -> int:
     """Run the backends of *config* until SIGINT, SIGTERM or SIGHUP; returns the exit status.
 
     Args:
+        plugins: Those that *config* was read with.
         state_dir: Instead of the configured or the default one.
         quiet: Leave out what the backends write.
         as_json: Write output and events to stdout as JSON lines.
@@ -43,13 +47,14 @@ def run(config: Config, state_dir: Path | None, *, quiet: bool, as_json: bool, g
         StateDirectoryInUse: Another runner uses the state directory; nothing was started or changed.
     """
     with locked(state_dir or config.settings.state_dir or default_state_dir(config.path)):
-        runner = _Runner(config, quiet=quiet, as_json=as_json)
+        runner = _Runner(config, plugins, quiet=quiet, as_json=as_json)
         return trio.run(partial(runner.run, guard_pid=guard_pid, child_descriptor_limit=raise_limit()))
 
 
 class _Runner:
-    def __init__(self, config: Config, *, quiet: bool, as_json: bool) -> None:
+    def __init__(self, config: Config, plugins: Plugins, *, quiet: bool, as_json: bool) -> None:
         self._config = config
+        self._plugins = plugins
         self._as_json = as_json
         self._on_output = None if quiet else self._show_output
         width = max(len(str(key)) for backend in config.backends for key in backend.process_keys())
@@ -78,6 +83,8 @@ class _Runner:
                 ports=settings.ports,
                 install_lock=settings.install_lock,
                 stop_policy=settings.stop_policy,
+                plugins=self._plugins,
+                sections=self._config.sections,
                 shutdown_timeout=settings.shutdown_timeout,
                 parent_guard=guard_pid,
                 on_output=self._on_output,
