@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +13,17 @@ import pytest
 from trio_sup.engine import EventStream
 from trio_sup.events import Event
 from trio_sup.guard import _proc
+from trio_sup.testing import _traces, plugin
 
 E = TypeVar("E", bound=Event)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Its entry point does the same, where the project is installed as it is now.
+    if not config.pluginmanager.is_registered(plugin):
+        config.pluginmanager.register(plugin, "trio_sup")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that lacks a program it needs fails")
@@ -51,8 +58,7 @@ def descriptors() -> set[str]:
 
 
 # As if the tests themselves were a backend of an outer supervisor: what descends from them can be told by it.
-OUTER = f"tests-{os.getpid()}/0"
-os.environ[_proc.MARKER] = OUTER
+os.environ[_proc.MARKER] = _traces.OWN_MARK
 
 
 def marked_processes() -> list[str]:
@@ -60,26 +66,13 @@ def marked_processes() -> list[str]:
     return [
         f"{process.pid} {_proc.command_of(process.pid)}"
         for process in _proc.scan()
-        if process.state not in "ZX" and OUTER in _proc.markers_of(process.pid)
+        if process.state not in "ZX" and _traces.OWN_MARK in _proc.markers_of(process.pid)
     ]
 
 
 def children() -> set[int]:
     """Every child of this process, zombies included."""
     return {process.pid for process in _proc.scan() if process.ppid == os.getpid()}
-
-
-@pytest.fixture
-def nothing_survives() -> Iterator[None]:
-    """Afterwards there is no child, no marked process, and no descriptor more than before."""
-    gc.collect()
-    before = descriptors()
-    processes, own = set(marked_processes()), children()
-    yield
-    gc.collect()
-    assert set(marked_processes()) <= processes
-    assert children() <= own
-    assert {entry.split(" -> ")[0] for entry in descriptors()} <= {entry.split(" -> ")[0] for entry in before}
 
 
 async def next_of(stream: EventStream, kind: type[E]) -> E:

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import attrs
 import trio
 
-from ._reports import ExitStatus, Survivor
-from .engine._command import Command
-from .engine._identity import Identity, Verdict
-from .engine._output import Stream
-from .engine._system import TreeEnding
-from .errors import CallFailed
-from .protocol import backend_pb2
+from .._reports import ExitStatus, Survivor
+from ..engine._identity import Identity, Verdict
+from ..engine._output import Stream
+from ..engine._system import TreeEnding
+from ..errors import CallFailed
+from ..protocol import backend_pb2
+from ..strategies import Launch
 
 
 @attrs.frozen(kw_only=True)
@@ -199,11 +199,11 @@ class FakeSystem:
         self.held.add(port)
         return FakePort(port, self.held)
 
-    def launch(self, command: Command, port: int, attempt: int) -> FakeChild:
+    def launch(self, launch: Launch, attempt: int) -> FakeChild:
         behaviour = next(self._behaviours)
         if behaviour.launch_error is not None:
             raise behaviour.launch_error
-        child = FakeChild(1000 + len(self.children), port, behaviour, dict(command.environment))
+        child = FakeChild(1000 + len(self.children), launch.port, behaviour, dict(launch.environment))
         self.children.append(child)
         return child
 

@@ -1,0 +1,22 @@
+"""The built-in stop policies keep the contract."""
+
+from __future__ import annotations
+
+from trio_sup.defaults._stop_policies import FreeThenTerminate, Kill, Terminate
+from trio_sup.strategies import StopPolicy
+from trio_sup.testing.contracts import StopPolicyContract
+
+
+class TestFreeThenTerminate(StopPolicyContract):
+    def make(self) -> StopPolicy:
+        return FreeThenTerminate(free_timeout=0.4)
+
+
+class TestTerminate(StopPolicyContract):
+    def make(self) -> StopPolicy:
+        return Terminate()
+
+
+class TestKill(StopPolicyContract):
+    def make(self) -> StopPolicy:
+        return Kill()

@@ -1,0 +1,76 @@
+"""What holds for strategies of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import attrs
+import pytest
+import trio
+
+from ..._structuring import InvalidTable, structure
+from ...engine._plugins import Kind, Plugins
+from .._traces import Traces, marked
+
+T = TypeVar("T")
+
+SYNCHRONOUS_LIMIT = 0.05
+"""Seconds above which the engine names a synchronous method as slow."""
+
+
+def run_real(async_fn: Callable[..., Awaitable[T]], *args: object, limit: float = 60.0) -> T:
+    """Run ``async_fn(*args)`` in Trio on the real clock, for at most *limit* seconds."""
+
+    async def bounded() -> T:
+        with trio.fail_after(limit):
+            return await async_fn(*args)
+
+    return trio.run(bounded)
+
+
+@contextmanager
+def leaving_nothing(directory: Path) -> Iterator[None]:
+    """Afterwards there is no process, port, descriptor, task or file below *directory* more than before."""
+    with marked():
+        before = Traces.now(directory)
+        yield
+        survived = Traces.now(directory).beyond(before)
+    assert not survived, f"it leaves behind: {'; '.join(survived)}"
+
+
+class StrategyContract:
+    """What holds for every kind."""
+
+    kind: ClassVar[Kind]
+    directory: Path
+
+    def make(self) -> Any:
+        """Make the strategy under test: a new one at each call."""
+        raise NotImplementedError(f"{type(self).__qualname__} must define make()")
+
+    @pytest.fixture(autouse=True)
+    def _own_directory(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    def test_the_engine_takes_it(self) -> None:
+        strategy = self.make()
+        assert Plugins().make(self.kind, strategy) is strategy
+
+    def test_it_is_an_object_and_each_one_is_new_or_without_state(self) -> None:
+        one, other = self.make(), self.make()
+        assert not isinstance(one, type)
+        assert type(one) is type(other)
+
+    def test_its_options_are_an_attrs_class(self) -> None:
+        assert attrs.has(type(self.make())), "options are fields of an attrs class, so that a wrong one is named"
+
+    def test_a_wrong_option_is_named_before_anything_runs(self) -> None:
+        with pytest.raises(InvalidTable) as caught:
+            structure(type(self.make()), {"no_such_option": 1}, "table")
+        assert any("no_such_option" in problem for problem in caught.value.problems)
+
+    def test_it_can_be_shown(self) -> None:
+        assert 0 < len(repr(self.make())) < 2000
