@@ -24,7 +24,7 @@ import pytest
 import trio
 
 import trio_sup
-from trio_sup import BackendSpec, Readiness, events, hookspecs
+from trio_sup import Readiness, events, hookspecs
 from trio_sup.engine._plugins import Kind, Plugins
 from trio_sup.runner._config import ConfiguredBackend, Settings, interpret
 
@@ -171,7 +171,7 @@ async def test_what_a_page_shows_can_be_followed_step_by_step(page: Path, tmp_pa
     }
     folder = tmp_path / "folder"
     folder.mkdir()
-    with trio.fail_after(60):
+    with trio.fail_after(180):  # a busy machine is not a wrong page
         for block in blocks(page):
             if block.file is not None:
                 (folder / block.file).write_text(block.text)
@@ -330,7 +330,9 @@ def test_the_reference_names_what_public_names_consist_of() -> None:
 
 
 def test_every_event_is_listed_with_its_fields() -> None:
-    classes = {name: cls for name, cls in vars(events).items() if isinstance(cls, type) and cls.__module__ == events.__name__}
+    classes = {
+        name: cls for name, cls in vars(events).items() if isinstance(cls, type) and cls.__module__ == events.__name__
+    }
     found = sections("reference/events.md", 3)
     assert list(found) == [f"`{name}`" for name in classes]
     for name, cls in classes.items():
@@ -344,7 +346,8 @@ def test_every_hook_is_listed_with_what_it_says_itself() -> None:
     assert [heading for heading in found if heading.startswith("`")] == [f"`{name}`" for name in hooks]
     for name, hook in hooks.items():
         section = found[f"`{name}`"]
-        assert " ".join(inspect.getdoc(hook).split()) in " ".join(section.split()), name  # type: ignore[union-attr]
+        summary = (inspect.getdoc(hook) or "").partition("\n\n")[0]
+        assert " ".join(summary.split()) in " ".join(section.split()), name
         assert f"{name}{inspect.signature(hook)}".replace("'", "") in section, name
 
 
@@ -356,4 +359,3 @@ def test_every_option_of_a_command_is_listed(command: str) -> None:
     section = sections("reference/command-line.md", 2)[f"`trio-sup {command}`"]
     listed = set(re.findall(r"^\| `(--[\w-]+)", section, re.MULTILINE))
     assert listed == set(re.findall(r"^│ (--[\w-]+)", said, re.MULTILINE))
-
