@@ -205,7 +205,7 @@ class LinuxSystem:
             child.tree_pids,
             self._sockets,
             leader=child.pid,
-            uid=os.getuid(),
+            uid=os.geteuid(),
             connection=(local, remote) if local and remote else None,
         )
 
