@@ -137,8 +137,10 @@ class Probe(Protocol):
         speaks_grpc: True if a passed check proves that the backend speaks gRPC, so that Free may be called later.
     """
 
-    needs_listener: bool
-    speaks_grpc: bool
+    @property
+    def needs_listener(self) -> bool: ...
+    @property
+    def speaks_grpc(self) -> bool: ...
 
     async def check(self, target: ProbeTarget) -> None:
         """Return if the backend may take calls; raise anything if not: the text is the reason that is shown."""

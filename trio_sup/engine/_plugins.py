@@ -270,8 +270,10 @@ def _lacks(kind: Kind, strategy: object) -> str:
     if isinstance(strategy, type):
         return "not been made yet: give an object, not its class"
     protocol = _HOOKS[kind][1]
-    missing = [f"no {name}" for name in protocol.__annotations__ if not hasattr(strategy, name)]
+    missing = []
     for name, member in vars(protocol).items():
+        if isinstance(member, property) and not hasattr(strategy, name):
+            missing.append(f"no {name}")
         if callable(member) and not name.startswith("_") and not callable(getattr(strategy, name, None)):
             missing.append(f"no {name}()")
     return ", ".join(missing)
