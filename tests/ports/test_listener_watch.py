@@ -21,10 +21,17 @@ def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
-async def test_a_port_that_listens_is_told_at_once(table: SocketTable, free_port: int) -> None:
-    # Nobody runs the watch: the answer is there without it.
-    with trio.fail_after(10), listen(free_port):
-        await ListenerWatch(table).wait_for(free_port)
+async def waited_for(watch: ListenerWatch, port: int) -> None:
+    with trio.fail_after(10):
+        async with trio.open_nursery() as running:
+            running.start_soon(watch.run)
+            await watch.wait_for(port)
+            running.cancel_scope.cancel()
+
+
+async def test_a_port_that_listens_already_is_told(table: SocketTable, free_port: int) -> None:
+    with listen(free_port):
+        await waited_for(ListenerWatch(table), free_port)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -102,8 +109,7 @@ async def test_nobody_is_kept_waiting_when_the_kernel_tells_nothing(
     free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_sup.engine._listeners.SocketTable", Broken)
-    with trio.fail_after(10):
-        await ListenerWatch(Broken(netlink=False)).wait_for(free_port)
+    await waited_for(ListenerWatch(Broken(netlink=False)), free_port)
 
 
 async def test_a_table_that_fails_later_wakes_those_who_wait(

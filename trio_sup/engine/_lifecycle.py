@@ -65,6 +65,7 @@ class Lifecycle:
     closing: bool = False
     reports: dict[ProcessKey, deque[ExitReport]] = attrs.field(factory=dict)
     _generation: int = 0
+    _launching: trio.Lock = attrs.field(factory=trio.Lock)
 
     def next_generation(self) -> int:
         self._generation += 1
@@ -115,14 +116,16 @@ class Lifecycle:
         self._move(slot, Phase.WAITING, partial(events.BackendWaiting, waits_for=slot.waits_for))
         lock = await self._lock(spec.name, pumps)
         try:
-            attempt.command = prepare(spec)
-            self._launch(slot, attempt)
+            # A launch blocks until its program is executed: one each time around the loop, whoever else waits.
+            async with self._launching:
+                attempt.command = prepare(spec)
+                self._launch(slot, attempt)
+                # No await since the launch: a cancel from here on finds the process watched.
+                pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
+                pumps.start_soon(self._pump, attempt, "stdout", name=f"stdout of {slot.key}")
+                pumps.start_soon(self._pump, attempt, "stderr", name=f"stderr of {slot.key}")
         finally:
             lock.let_go()
-        # No await since the launch: a cancel from here on finds the process watched.
-        pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
-        pumps.start_soon(self._pump, attempt, "stdout", name=f"stdout of {slot.key}")
-        pumps.start_soon(self._pump, attempt, "stderr", name=f"stderr of {slot.key}")
         assert attempt.launched_at is not None
         with trio.CancelScope(deadline=attempt.launched_at + spec.readiness.timeout) as ready_scope:
             await self.readiness.passed(slot, attempt)
@@ -219,6 +222,8 @@ class Lifecycle:
                 detail=str(attempt.status or attempt.last_health_error or ""),
             ),
         )
+        # Whoever observes hears of it before the pass over /proc, which takes its time.
+        await trio.lowlevel.checkpoint()
         if not attempt.exited.is_set() and not attempt.forced.is_set():
             await child.remember()
             await self.asking.ask(attempt)

@@ -37,14 +37,10 @@ class ListenerWatch:
             await trio.sleep(max(_INTERVAL, 9 * (trio.current_time() - began)))
 
     async def wait_for(self, port: int) -> None:
-        """Wait until something listens on *port*; return at once if it does, or if the kernel does not tell.
+        """Wait until something listens on *port*, or until the kernel does not tell. Looks are shared with all who wait.
 
         Cancellation: leaves nothing behind.
         """
-        listening = self._listening_ports()
-        if listening is None or port in listening:
-            await trio.lowlevel.checkpoint()
-            return
         event = trio.Event()
         self._waiters[event] = port
         self._wanted.set()
