@@ -25,9 +25,7 @@ def main() -> None:
     pins = [line.partition(" ;")[0].strip() for line in export("--no-hashes").splitlines() if line]
     lines = "".join(f'    "{pin}",\n' for pin in sorted(pins))
     PYPROJECT.write_text(BLOCK.sub(f"constraint-dependencies = [\n{lines}]\n", text))
-    (ROOT / "constraints.txt").write_text(
-        "# Made by .ci/constraints.py from pyproject.toml; do not edit.\n" + export()
-    )
+    (ROOT / "constraints.txt").write_text("# Made by .ci/constraints.py from pyproject.toml; do not edit.\n" + export())
 
 
 if __name__ == "__main__":

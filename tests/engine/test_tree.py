@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from tests.guard.shapes import SHAPES
-from tests.guard.talking import Talker, child, is_alive, talker
+from tests.guard.talking import Talker, child, is_alive, new_id, talker
 from trio_sup.engine import _tree
 from trio_sup.engine._tree import (
     ProcessTable,
@@ -28,7 +28,7 @@ from trio_sup.engine._tree import (
     marker_entry,
     tree_gone,
 )
-from trio_sup.guard._proc import Process, read_process
+from trio_sup.guard._proc import MARKER, Process, read_process
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -36,9 +36,10 @@ pytestmark = pytest.mark.usefixtures("nothing_survives")
 @asynccontextmanager
 async def planted(command: list[str], **options: object) -> AsyncIterator[tuple[Talker, Tree]]:
     """Run *command* as the leader of a tree; it is reaped at the end."""
-    environment = marked(os.environ, "planted", 1)
+    supervisor_id = new_id()
+    environment = marked(os.environ, supervisor_id, 1)
     async with talker(command, env=environment, start_new_session=True, **options) as talk:
-        yield talk, Tree(talk.pid, marker_entry("planted", 1))
+        yield talk, Tree(talk.pid, marker_entry(supervisor_id, 1))
 
 
 @contextmanager
@@ -146,21 +147,21 @@ def test_each_environment_is_read_once_and_only_if_young_enough(monkeypatch: pyt
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_tree_is_ended_and_proven_gone(shape: str) -> None:
     async with planted(SHAPES[shape]) as (talk, tree):
-        with sleeper(env=marked(os.environ, "planted", 11)) as stranger:
+        with sleeper(env={**os.environ, MARKER: f"{tree.entry}1"}) as stranger:
             await talk.said("ready")
             if shape.endswith("no leader"):
                 await leader_ended(tree)
             assert await end_tree(tree, SharedScan(), timeout=5) == ()
-            await talk.all_gone(0.5)
+            await talk.all_gone()
             assert is_alive(stranger)
 
 
 async def test_a_tree_within_a_tree_is_ended_with_it() -> None:
-    inner = child("hosts_a_tree", "inner", *SHAPES["daemon with marker"])
+    inner = child("hosts_a_tree", new_id(), *SHAPES["daemon with marker"])
     async with planted(inner) as (talk, tree):
         await talk.said("ready")
         assert await end_tree(tree, SharedScan(), timeout=5) == ()
-        await talk.all_gone(0.5)
+        await talk.all_gone()
 
 
 async def test_a_dead_leader_with_nobody_left_is_proven_by_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +188,7 @@ async def test_a_leader_that_ends_while_its_child_is_inside_execve_leaves_nothin
         async with planted([sys.executable, "-I", "-S", "-c", script]) as (talk, tree):
             await leader_ended(tree)
             assert await end_tree(tree, SharedScan(), timeout=5) == ()
-            await talk.all_gone(0.5)
+            await talk.all_gone()
 
 
 async def test_who_was_recorded_cannot_escape_any_more() -> None:
@@ -204,7 +205,7 @@ async def test_who_was_recorded_cannot_escape_any_more() -> None:
         unrecorded = Tree(tree.pid, tree.entry)
         assert unrecorded.members(ProcessTable()) == []
         assert await end_tree(tree, SharedScan(), timeout=5) == ()
-        await talk.all_gone(0.5)
+        await talk.all_gone()
 
 
 async def test_a_member_that_lost_its_main_thread_is_ended() -> None:
@@ -212,7 +213,7 @@ async def test_a_member_that_lost_its_main_thread_is_ended() -> None:
         await talk.said("ready")
         assert [process.pid for process in tree.members(ProcessTable())] == [tree.pid]
         assert await end_tree(tree, SharedScan(), timeout=5) == ()
-        await talk.all_gone(0.5)
+        await talk.all_gone()
 
 
 @pytest.mark.needs("setpriv")
@@ -240,16 +241,17 @@ async def test_without_descriptors_the_group_is_killed_but_nothing_taken_for_pro
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert [survivor.pid for survivor in survivors] == [tree.pid]
         assert "Too many open files" in survivors[0].why
-        await talk.all_gone(2)
+        await talk.all_gone()
         assert await end_tree(tree, SharedScan(), timeout=5) == ()
 
 
 async def test_a_number_whose_leader_was_reaped_and_followed_by_another_is_not_killed() -> None:
-    with sleeper() as process:
-        tree = Tree(process.pid, "planted/2")
-        tree.started -= 1
-        tree.kill_group()
-        assert is_alive(process)
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    tree = Tree(process.pid, "planted/2")
+    tree.started -= 1
+    tree.kill_group()
+    process.terminate()
+    assert process.wait(timeout=10) == -signal.SIGTERM
 
 
 async def test_tree_gone_waits_for_the_last_member_and_kills_nobody() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -16,6 +17,14 @@ import trio
 from trio_sup.guard._proc import Process, kill_exactly, read_process, scan, with_descendants
 
 CHILDREN = Path(__file__).parent / "children"
+
+
+_numbers = itertools.count()
+
+
+def new_id() -> str:
+    """The id of a supervisor that nobody else uses, in other runs of the tests neither: its guard kills by it."""
+    return f"test-{os.getpid()}-{next(_numbers)}-"
 
 
 def child(name: str, *arguments: str) -> list[str]:
@@ -76,7 +85,8 @@ class Talker:
         """End it and what is below it, also when a test has failed half-way."""
         for each in with_descendants([each for each in scan() if each.pid == self.pid], scan()):
             kill_exactly(each, signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
+        self.process.wait(timeout=10)
         await self._stream.aclose()
 
 

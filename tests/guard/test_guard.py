@@ -21,7 +21,7 @@ from trio_sup.engine._tree import all_ended, marked
 from trio_sup.guard._proc import Process, read_process
 
 from .shapes import SHAPES
-from .talking import child, is_alive, talker
+from .talking import child, is_alive, new_id, talker
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -35,9 +35,9 @@ class Watched:
 
 
 @asynccontextmanager
-async def guarding(parent_pid: int | None = None, supervisor_id: str = "guarding") -> AsyncIterator[Watched]:
+async def guarding(parent_pid: int | None = None, supervisor_id: str | None = None) -> AsyncIterator[Watched]:
     tell, lost = trio.open_memory_channel[tuple[int, int | None]](100)
-    guard = Guard(supervisor_id, parent_pid, lambda pid, replacement: tell.send_nowait((pid, replacement)))
+    guard = Guard(supervisor_id or new_id(), parent_pid, lambda pid, replacement: tell.send_nowait((pid, replacement)))
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery, tell, lost:
             await nursery.start(guard.run)
@@ -46,9 +46,9 @@ async def guarding(parent_pid: int | None = None, supervisor_id: str = "guarding
 
 
 @contextmanager
-def sleeper(supervisor_id: str = "nobody") -> Iterator[Process]:
+def sleeper(supervisor_id: str | None = None) -> Iterator[Process]:
     """A process in a session of its own; it is reaped here, but ended only if it still lives."""
-    environment = marked(os.environ, supervisor_id, 1)
+    environment = marked(os.environ, supervisor_id or new_id(), 1)
     process = subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True)
     found = read_process(process.pid)
     assert found is not None
@@ -80,8 +80,9 @@ async def test_a_guard_is_there_while_it_runs_and_gone_afterwards() -> None:
 
 
 async def test_good_bye_is_said_when_no_tree_is_left() -> None:
-    with sleeper("guarding") as process:
-        async with guarding() as watched:
+    supervisor_id = new_id()
+    with sleeper(supervisor_id) as process:
+        async with guarding(supervisor_id=supervisor_id) as watched:
             watched.guard.register(process.pid, process.started)
             watched.guard.unregister(process.pid)
         assert is_alive(process)
@@ -109,7 +110,7 @@ async def test_a_guard_that_is_killed_is_replaced_every_time() -> None:
 
 async def test_the_replacement_knows_the_trees_from_before() -> None:
     shape = SHAPES["no marker, leader's session, no leader"]
-    async with talker(child("hosts_a_tree", "host", *shape)) as talk:
+    async with talker(child("hosts_a_tree", new_id(), *shape)) as talk:
         helper = await talk.process_said("guard")
         await talk.said("ready")
         await ended(await talk.process_said("leader"))

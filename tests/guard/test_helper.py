@@ -15,14 +15,14 @@ import trio
 
 from trio_sup.engine._guard import HELPER
 from trio_sup.engine._tree import all_ended, marked
-from trio_sup.guard._proc import Process, markers_of, read_process
+from trio_sup.guard._proc import Process, markers_of, read_process, visible_markers
 
 from .shapes import SHAPES, shell
-from .talking import Talker, child, end, is_alive, talker
+from .talking import Talker, child, end, is_alive, new_id, talker
 
 
-def host(name: str, command: list[str], *, fork: bool = False) -> list[str]:
-    return child("hosts_a_tree", *(["--fork"] if fork else []), name, *command)
+def host(command: list[str], *, supervisor_id: str | None = None, fork: bool = False) -> list[str]:
+    return child("hosts_a_tree", *(["--fork"] if fork else []), supervisor_id or new_id(), *command)
 
 
 @contextmanager
@@ -46,8 +46,9 @@ async def leader_ended_if_it_does(shape: str, talk: Talker) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_nothing_of_a_tree_outlives_a_killed_supervisor(shape: str) -> None:
-    with stranger("host-0") as bystander:
-        async with talker(host("host", SHAPES[shape])) as talk:
+    supervisor_id = new_id()
+    with stranger(supervisor_id + "0") as bystander:
+        async with talker(host(SHAPES[shape], supervisor_id=supervisor_id)) as talk:
             helper = await talk.process_said("guard")
             await talk.said("ready")
             await leader_ended_if_it_does(shape, talk)
@@ -58,14 +59,14 @@ async def test_nothing_of_a_tree_outlives_a_killed_supervisor(shape: str) -> Non
 
 
 async def test_a_supervisor_that_fails_takes_its_tree_along() -> None:
-    async with talker(host("host", SHAPES["own session"]), stderr=subprocess.DEVNULL) as talk:
+    async with talker(host(SHAPES["own session"]), stderr=subprocess.DEVNULL) as talk:
         await talk.said("ready")
         talk.process.send_signal(signal.SIGTERM)  # which a Trio program does not survive either
         await talk.all_gone()
 
 
 async def test_a_fork_of_the_host_that_keeps_the_line_open_does_not_hide_its_end() -> None:
-    async with talker(host("host", SHAPES["grandchildren"], fork=True)) as talk:
+    async with talker(host(SHAPES["grandchildren"], fork=True)) as talk:
         fork = await talk.process_said("fork")
         try:
             await talk.said("ready")
@@ -78,7 +79,7 @@ async def test_a_fork_of_the_host_that_keeps_the_line_open_does_not_hide_its_end
 
 async def test_the_trees_of_another_supervisor_stay() -> None:
     shape = SHAPES["grandchildren"]
-    async with talker(host("one", shape)) as one, talker(host("one-more", shape)) as other:
+    async with talker(host(shape)) as one, talker(host(shape)) as other:
         await one.said("ready")
         await other.said("ready")
         leader = await other.process_said("leader")
@@ -92,21 +93,25 @@ async def test_the_trees_of_another_supervisor_stay() -> None:
 
 
 async def test_an_outer_supervisor_ends_the_inner_one_with_all_it_has() -> None:
-    inner = host("inner", SHAPES["own session"])
-    async with talker(host("outer", inner)) as talk:
+    inner = host(SHAPES["own session"])
+    async with talker(host(inner)) as talk:
         await talk.said("ready")
         talk.process.kill()
         await talk.all_gone()
 
 
 async def test_an_inner_helper_is_visible_to_the_outer_supervisor_alone() -> None:
-    environment = marked(os.environ, "outermost", 7)
-    async with talker(host("within", SHAPES["a single process"]), env=environment) as talk:
+    outer, inner = new_id(), new_id()
+    environment = marked(os.environ, outer, 7)
+    command = host(SHAPES["a single process"], supervisor_id=inner)
+    async with talker(command, env=environment) as talk:
         helper = await talk.process_said("guard")
         await talk.said("ready")
         leader = await talk.process_said("leader")
-        assert markers_of(helper.pid)[-1:] == ("outermost/7",)
-        assert markers_of(leader.pid)[-2:] == ("outermost/7", "within/1")
+        assert markers_of(helper.pid)[-1:] == (f"{outer}/7",)
+        while (markers := visible_markers(leader.pid)) is None:
+            pass  # it has just become `sleep`
+        assert markers[-2:] == (f"{outer}/7", f"{inner}/1")
 
 
 # ---- what an embedded supervisor cannot promise
@@ -114,7 +119,7 @@ async def test_an_inner_helper_is_visible_to_the_outer_supervisor_alone() -> Non
 
 @pytest.mark.parametrize("how", ["clears", "overwrites"])
 async def test_a_daemon_without_marker_session_and_parent_is_outside_the_promise(how: str) -> None:
-    async with talker(host("host", child("daemonizes", how))) as talk:
+    async with talker(host(child("daemonizes", how))) as talk:
         helper = await talk.process_said("guard")
         await talk.said("ready")
         daemon = await talk.process_said("daemon")
@@ -132,7 +137,7 @@ async def test_a_daemon_whose_environment_we_may_not_read_is_outside_the_promise
         pytest.skip("only root can become another user")
     # Root may read every environment because of one capability or another.
     unprivileged = ["setpriv", "--bounding-set=-all,+setuid,+kill"] if os.getuid() == 0 else []
-    async with talker([*unprivileged, *host("host", child("daemonizes", how))]) as talk:
+    async with talker([*unprivileged, *host(child("daemonizes", how))]) as talk:
         helper = await talk.process_said("guard")
         await talk.said("ready")
         daemon = await talk.process_said("daemon")
@@ -149,11 +154,12 @@ async def test_a_daemon_whose_environment_we_may_not_read_is_outside_the_promise
 class Helper:
     """A helper that watches a stand-in for the supervisor, or nothing but its socket."""
 
-    def __init__(self, supervisor_id: str, watched: int = -1) -> None:
+    def __init__(self, watched: int = -1) -> None:
+        self.id = new_id()
         self.line, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(HELPER), supervisor_id, str(watched), str(theirs.fileno())],
+                [sys.executable, "-I", "-S", str(HELPER), self.id, str(watched), str(theirs.fileno())],
                 pass_fds=[theirs.fileno(), *([watched] if watched >= 0 else [])],
             )
         self.line.settimeout(10)
@@ -175,7 +181,7 @@ def start_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def test_a_registered_tree_without_a_marker_ends_with_the_line() -> None:
-    helper = Helper("x")
+    helper = Helper()
     tree = sleeper()
     helper.line.sendall(b"+%d %d\n" % (tree.pid, start_of(tree)))
     assert helper.end() == 0
@@ -183,24 +189,24 @@ def test_a_registered_tree_without_a_marker_ends_with_the_line() -> None:
 
 
 def test_a_number_that_means_another_process_by_now_is_left_alone() -> None:
-    helper = Helper("x")
-    with stranger("y") as process:
+    helper = Helper()
+    with stranger(new_id()) as process:
         helper.line.sendall(b"+%d %d\n" % (process.pid, process.started - 1))
         assert helper.end() == 0
         assert is_alive(process)
 
 
 def test_an_unregistered_tree_is_left_alone() -> None:
-    helper = Helper("x")
-    with stranger("y") as process:
+    helper = Helper()
+    with stranger(new_id()) as process:
         helper.line.sendall(b"+%d %d\n-%d\n" % (process.pid, process.started, process.pid))
         assert helper.end() == 0
         assert is_alive(process)
 
 
 def test_after_good_bye_nothing_is_ended() -> None:
-    helper = Helper("x")
-    with stranger("x") as process:
+    helper = Helper()
+    with stranger(helper.id) as process:
         helper.line.sendall(b"+%d %d\nby" % (process.pid, process.started))
         helper.line.sendall(b"e\n")
         assert helper.end() == 0
@@ -208,8 +214,8 @@ def test_after_good_bye_nothing_is_ended() -> None:
 
 
 def test_polite_signals_do_not_end_it() -> None:
-    helper = Helper("x")
-    with stranger("x") as process:
+    helper = Helper()
+    with stranger(helper.id) as process:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             helper.process.send_signal(number)
         assert helper.end() == 0
@@ -219,9 +225,9 @@ def test_polite_signals_do_not_end_it() -> None:
 async def test_the_end_of_the_supervisor_is_seen_although_the_line_stays_open() -> None:
     supervisor = sleeper()
     pidfd = os.pidfd_open(supervisor.pid)
-    helper = Helper("x", pidfd)
+    helper = Helper(pidfd)
     os.close(pidfd)
-    with stranger("x") as process, trio.fail_after(10):
+    with stranger(helper.id) as process, trio.fail_after(10):
         supervisor.kill()
         await all_ended([(process.pid, process.started)])
         supervisor.wait()
@@ -232,11 +238,11 @@ async def test_the_end_of_the_supervisor_is_seen_although_the_line_stays_open() 
 def test_good_bye_counts_although_the_supervisor_ended_right_after_it() -> None:
     supervisor = sleeper()
     pidfd = os.pidfd_open(supervisor.pid)
-    helper = Helper("x", pidfd)
+    helper = Helper(pidfd)
     os.close(pidfd)
     helper.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, helper.process.pid, os.WSTOPPED)
-    with stranger("x") as process:
+    with stranger(helper.id) as process:
         helper.line.sendall(b"bye\n")
         supervisor.kill()
         supervisor.wait()
@@ -247,7 +253,7 @@ def test_good_bye_counts_although_the_supervisor_ended_right_after_it() -> None:
 
 
 async def test_it_holds_neither_output_nor_directory_of_its_host() -> None:
-    async with talker(host("host", shell("echo ready; exec sleep 1000")), stderr=subprocess.PIPE) as talk:
+    async with talker(host(shell("echo ready; exec sleep 1000")), stderr=subprocess.PIPE) as talk:
         helper = await talk.process_said("guard")
         assert os.readlink(f"/proc/{helper.pid}/cwd") == "/"
         assert {os.readlink(f"/proc/{helper.pid}/fd/{number}") for number in (0, 1, 2)} == {os.devnull}

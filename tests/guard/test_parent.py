@@ -75,7 +75,7 @@ async def test_the_exit_code_is_passed_on_and_output_is_written_once(code: int) 
     async with talker(guarded("exit", str(code))) as talk:
         assert await talk.status() == code
         await talk.all_gone()
-        assert talk.lines.count(["unflushed"]) == 1
+        assert talk.lines.count(["once"]) == talk.lines.count(["unflushed"]) == 1
 
 
 async def test_an_exception_is_shown_and_becomes_exit_code_1() -> None:
@@ -88,6 +88,7 @@ async def test_an_exception_is_shown_and_becomes_exit_code_1() -> None:
 async def test_death_by_a_signal_becomes_128_and_its_number() -> None:
     async with talker(guarded("die")) as talk:
         assert await talk.status() == 128 + signal.SIGKILL
+        await talk.said("once")  # and what was written before the guard took over is not lost
 
 
 async def test_signals_are_passed_on_once_each() -> None:
@@ -117,10 +118,11 @@ async def test_a_ctrl_c_at_the_terminal_arrives_once() -> None:
     os.close(ours)
 
 
-async def test_the_supervisor_has_a_session_of_its_own() -> None:
+async def test_the_supervisor_has_a_session_of_its_own_and_no_signal_blocked() -> None:
     async with talker(guarded("count")) as talk:
-        pid, session = await talk.said("supervisor")
+        pid, session, blocked = await talk.said("supervisor")
         assert pid == session
+        assert blocked == "0"
         assert await talk.said("guard") == [str(talk.pid)]
 
 
@@ -169,6 +171,7 @@ async def test_what_may_not_be_signalled_is_named_and_does_not_hold_it_up_for_ev
                 os.write(tells, b"\n")
                 assert await talk.status() == 0
                 assert is_alive(daemon)
+                assert not [process for process in scan() if process.ppid == daemon.pid and process.alive]
             finally:
                 end(daemon)
         stderr.seek(0)

@@ -37,7 +37,7 @@ class ListenerWatch:
             await trio.sleep(max(_INTERVAL, 9 * (trio.current_time() - began)))
 
     async def wait_for(self, port: int) -> None:
-        """Wait until something listens on *port*, or until the kernel does not tell. Looks are shared with all who wait.
+        """Wait until something listens on *port*, or the kernel does not tell; looks are shared with all who wait.
 
         Cancellation: leaves nothing behind.
         """

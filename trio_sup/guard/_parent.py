@@ -43,7 +43,7 @@ def run_guarded(main: Callable[[int], int | None]) -> NoReturn:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED | {signal.SIGCHLD})
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.flush()  # or both processes would write what is buffered
+            stream.flush()  # it must not be lost with a child that is killed
     guard = os.getpid()
     told, tells = os.pipe()
     child = os.fork()

@@ -1,7 +1,7 @@
 """Forks twice, as daemons do: `daemonizes.py keeps|clears|overwrites|hides|changes [ends]`.
 
 The daemon has a session of its own and no parent, and does that to its marker, or to its user; with "ends", the leader
-ends too. It says "daemon <pid>" when all that is done.
+ends too. It says "daemon <pid>" when all that is done. One that changes its user has a child that did not.
 """
 
 import ctypes
@@ -24,6 +24,9 @@ def become_a_daemon(done: int) -> None:
         case "hides":
             libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
         case "changes":
+            if os.fork() == 0:
+                os.close(done)
+                signal.pause()  # as the old user
             os.setuid(65534)
     os.close(done)
     signal.pause()

@@ -10,9 +10,10 @@ from trio_sup.engine._tree import SharedScan, Tree, end_tree, marked, marker_ent
 
 
 async def main() -> None:
-    environment = marked(os.environ, "ends", 1)
+    supervisor_id = f"ends-{os.getpid()}"
+    environment = marked(os.environ, supervisor_id, 1)
     leader = subprocess.Popen(sys.argv[1:], env=environment, stdout=subprocess.PIPE, start_new_session=True)
-    tree = Tree(leader.pid, marker_entry("ends", 1))
+    tree = Tree(leader.pid, marker_entry(supervisor_id, 1))
     assert leader.stdout is not None
     while (line := leader.stdout.readline()) != b"ready\n":
         print(line.decode(), end="", flush=True)

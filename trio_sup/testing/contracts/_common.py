@@ -41,11 +41,33 @@ def leaving_nothing(directory: Path) -> Iterator[None]:
     assert not survived, f"it leaves behind: {'; '.join(survived)}"
 
 
+def if_promised(attribute: str) -> Callable[[T], T]:
+    """Mark a test that holds only for strategies whose contract class promises *attribute*; others do not have it."""
+
+    def mark(test: T) -> T:
+        test._promise = attribute  # type: ignore[attr-defined]  # a function takes any attribute
+        return test
+
+    return mark
+
+
+def _is_promised(value: object) -> bool:
+    """A duration of 0 is a promise; None and False are none."""
+    return value is not None and value is not False
+
+
 class StrategyContract:
     """What holds for every kind."""
 
     kind: ClassVar[Kind]
     directory: Path
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in dir(cls):
+            promise = getattr(getattr(cls, name), "_promise", None)
+            if promise is not None and not _is_promised(getattr(cls, promise, None)):
+                setattr(cls, name, None)  # pytest collects no test from it
 
     def make(self) -> Any:
         """Make the strategy under test: a new one at each call."""

@@ -20,7 +20,7 @@ from ...engine import open_supervisor
 from ...strategies import InstallLock
 from .._cancellation import cancel_at_every_step
 from .._fakes import FakeSystem
-from ._common import StrategyContract, leaving_nothing, run_real
+from ._common import StrategyContract, if_promised, leaving_nothing, run_real
 
 _PATIENCE = 0.1
 """Seconds after which one that has not got the lock counts as kept out."""
@@ -276,13 +276,9 @@ class InstallLockContract(StrategyContract):
             with trio.CancelScope(shield=True):
                 await process.wait()
 
-    def _needs_processes(self) -> None:
-        if not self.between_processes:
-            pytest.skip("this lock is for one process only")
-
     @_PAIRS
+    @if_promised("between_processes")
     def test_another_process_is_kept_out_likewise(self, held: str, wanted: str) -> None:
-        self._needs_processes()
 
         async def play() -> None:
             lock = self.make()
@@ -294,8 +290,8 @@ class InstallLockContract(StrategyContract):
             run_real(play)
 
     @_WAYS
+    @if_promised("between_processes")
     def test_a_holder_that_is_killed_frees_it(self, how: str) -> None:
-        self._needs_processes()
 
         async def play() -> None:
             lock = self.make()

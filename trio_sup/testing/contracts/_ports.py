@@ -17,7 +17,7 @@ from ...engine import open_supervisor
 from ...strategies import PortsExhausted, PortStrategy
 from .._fakes import FakeSystem
 from .._fast import run_fast
-from ._common import SYNCHRONOUS_LIMIT, StrategyContract
+from ._common import SYNCHRONOUS_LIMIT, StrategyContract, if_promised
 
 _KEYS = 5
 
@@ -80,13 +80,13 @@ class PortStrategyContract(StrategyContract):
     Attributes:
         keys: Five keys that it has ports for.
         returns_after: Seconds after a release when the same key surely gets the same port; None if it never does.
-        quarantine: Seconds for which a released port is surely given to no other key.
+        quarantine: Seconds for which a released port is surely given to no other key; None if that is not promised.
     """
 
     kind = "port strategy"
     keys: ClassVar[Sequence[ProcessKey]] = tuple(ProcessKey(f"model-{number}") for number in range(_KEYS))
     returns_after: ClassVar[float | None] = 0.0
-    quarantine: ClassVar[float] = 0.0
+    quarantine: ClassVar[float | None] = None
 
     def make(self) -> PortStrategy:
         """Make the strategy under test: a new one at each call."""
@@ -105,19 +105,19 @@ class PortStrategyContract(StrategyContract):
         given_out = [kernel.allocate(ports, key, 0.0) for key in keys]
         assert len(set(given_out)) == len(given_out)
 
+    @if_promised("returns_after")
     @pytest.mark.parametrize("number", range(_KEYS))
     def test_a_released_port_comes_back_to_its_key(self, number: int) -> None:
-        if self.returns_after is None:
-            pytest.skip("this strategy does not promise it")
+        assert self.returns_after is not None
         ports, kernel = self.make(), Kernel()
         given_out = [kernel.allocate(ports, key, 0.0) for key in self.keys]
         kernel.release(ports, given_out[number], 1.0)
         assert kernel.allocate(ports, self.keys[number], 1.0 + self.returns_after) == given_out[number]
 
+    @if_promised("quarantine")
     @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
     def test_a_released_port_is_in_quarantine(self, fraction: float) -> None:
-        if not self.quarantine:
-            pytest.skip("this strategy does not promise it")
+        assert self.quarantine is not None
         ports, kernel = self.make(), Kernel()
         first = kernel.allocate(ports, self.keys[0], 0.0)
         kernel.release(ports, first, 1.0)

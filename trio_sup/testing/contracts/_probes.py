@@ -18,7 +18,7 @@ from ...engine import open_supervisor
 from ...errors import NotReadyInTime
 from ...strategies import Probe, ProbeTarget
 from .._scripted import scripted_backend
-from ._common import StrategyContract, leaving_nothing, run_real
+from ._common import StrategyContract, if_promised, leaving_nothing, run_real
 
 _TOKEN = "contract-t0ken"
 
@@ -90,10 +90,6 @@ class ProbeContract(StrategyContract):
         """Make the strategy under test: a new one at each call."""
         raise NotImplementedError(f"{type(self).__qualname__} must define make()")
 
-    def _needs_talk(self) -> None:
-        if not self.talks:
-            pytest.skip("this probe does not talk to the backend")
-
     @pytest.mark.parametrize("name", ["needs_listener", "speaks_grpc"])
     def test_it_says_what_it_needs_and_proves(self, name: str) -> None:
         assert type(getattr(self.make(), name)) is bool
@@ -145,8 +141,8 @@ class ProbeContract(StrategyContract):
         with leaving_nothing(self.directory):
             run_real(play)
 
+    @if_promised("talks")
     def test_it_fails_if_nothing_listens(self) -> None:
-        self._needs_talk()
 
         async def play() -> None:
             async with _listener() as listener:
@@ -160,8 +156,8 @@ class ProbeContract(StrategyContract):
         with leaving_nothing(self.directory):
             run_real(play)
 
+    @if_promised("talks")
     def test_it_fails_if_nobody_answers(self) -> None:
-        self._needs_talk()
 
         async def play() -> None:
             async with _listener() as listener, _target_on(listener.getsockname()[1], call_timeout=0.5) as target:
@@ -170,8 +166,8 @@ class ProbeContract(StrategyContract):
         with leaving_nothing(self.directory):
             run_real(play)
 
+    @if_promised("talks")
     def test_it_fails_if_the_answer_is_garbage(self) -> None:
-        self._needs_talk()
 
         async def play() -> None:
             async with _running({"garbage": True}) as port, _target_on(port, call_timeout=2.0) as target:
