@@ -29,7 +29,7 @@ def run_pytest(directory: Path, code: str, *options: str) -> str:
         text=True,
         timeout=60,
         # Its own directory for temporary files, to be looked at afterwards.
-        env={**os.environ, "TMPDIR": str(directory)},
+        env={**os.environ, "TMPDIR": str(directory), "PYTEST_ADDOPTS": ""},
     )
     return done.stdout + done.stderr
 
