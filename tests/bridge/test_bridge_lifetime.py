@@ -15,13 +15,13 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.bridge.peers import free_port, peer, running
-from tests.cancellation import cancel_at_every_step
 from tests.conftest import child_command, descriptors
 from trio_sup.bridge import Bridge, Channel, open_bridge, open_channel
 from trio_sup.errors import CallFailed
 from trio_sup.protocol import HEALTH
 from trio_sup.protocol import backend_pb2 as pb
 from trio_sup.protocol.address import split_address
+from trio_sup.testing import cancel_at_every_step
 
 PREDICT = "/backend.Backend/Predict"
 HANG = pb.PredictOptions(Prompt="hang")

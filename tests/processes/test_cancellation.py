@@ -12,10 +12,10 @@ import pytest
 import trio
 
 import trio_sup
-from tests.cancellation import cancel_at_every_step
 from tests.conftest import child_command, children, descriptors, marked_processes
 from trio_sup import BackendSpec, Readiness
 from trio_sup.protocol import backend_pb2
+from trio_sup.testing import cancel_at_every_step
 
 SPEC = BackendSpec(
     name="listens", command=child_command("listens"), readiness=Readiness(probe="tcp", timeout=20), grace=5
