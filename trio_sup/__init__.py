@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._reports import Survivor as Survivor
     from ._values import BackendSpec as BackendSpec
     from ._values import Choice as Choice
+    from ._values import Liveness as Liveness
     from ._values import ProcessKey as ProcessKey
     from ._values import Readiness as Readiness
     from .engine import PluginError as PluginError
@@ -27,35 +28,44 @@ if TYPE_CHECKING:
     from .errors import AttemptCrashed as AttemptCrashed
     from .errors import CallFailed as CallFailed
     from .errors import ConfigError as ConfigError
+    from .errors import DependencyCycle as DependencyCycle
     from .errors import DiedDuringStartup as DiedDuringStartup
+    from .errors import GivenUp as GivenUp
     from .errors import InvalidCommand as InvalidCommand
     from .errors import InvalidOptions as InvalidOptions
     from .errors import InvalidValue as InvalidValue
     from .errors import LaunchFailed as LaunchFailed
+    from .errors import NeedFailed as NeedFailed
     from .errors import NoPortAvailable as NoPortAvailable
+    from .errors import NoRoom as NoRoom
     from .errors import NotReadyInTime as NotReadyInTime
+    from .errors import SignificantEnded as SignificantEnded
     from .errors import SpecConflict as SpecConflict
     from .errors import StartFailed as StartFailed
     from .errors import StateDirectoryInUse as StateDirectoryInUse
+    from .errors import StillNeeded as StillNeeded
     from .errors import StopFailed as StopFailed
     from .errors import StoppedDuringStartup as StoppedDuringStartup
     from .errors import SupervisorClosed as SupervisorClosed
     from .errors import TooFewDescriptors as TooFewDescriptors
     from .errors import TrioSupError as TrioSupError
+    from .errors import UnknownBackend as UnknownBackend
     from .errors import UnknownStrategy as UnknownStrategy
     from .errors import Unsupported as Unsupported
+    from .errors import WarmUpFailed as WarmUpFailed
     from .hookspecs import hookimpl as hookimpl
 
 _HOMES = {
     "_phases": ("Cause", "Phase", "Then"),
     "_reports": ("Backend", "ExitReport", "ExitStatus", "StopReport", "Survivor"),
-    "_values": ("BackendSpec", "Choice", "ProcessKey", "Readiness"),
+    "_values": ("BackendSpec", "Choice", "Liveness", "ProcessKey", "Readiness"),
     "engine": ("PluginError", "Supervisor", "load_plugins", "open_supervisor"),
     "errors": (
-        "AttemptCrashed", "CallFailed", "ConfigError", "DiedDuringStartup", "InvalidCommand", "InvalidOptions",
-        "InvalidValue", "LaunchFailed", "NoPortAvailable", "NotReadyInTime", "SpecConflict", "StartFailed",
-        "StateDirectoryInUse", "StopFailed", "StoppedDuringStartup", "SupervisorClosed", "TooFewDescriptors",
-        "TrioSupError", "UnknownStrategy", "Unsupported",
+        "AttemptCrashed", "CallFailed", "ConfigError", "DependencyCycle", "DiedDuringStartup", "GivenUp",
+        "InvalidCommand", "InvalidOptions", "InvalidValue", "LaunchFailed", "NeedFailed", "NoPortAvailable", "NoRoom",
+        "NotReadyInTime", "SignificantEnded", "SpecConflict", "StartFailed", "StateDirectoryInUse", "StillNeeded",
+        "StopFailed", "StoppedDuringStartup", "SupervisorClosed", "TooFewDescriptors", "TrioSupError",
+        "UnknownBackend", "UnknownStrategy", "Unsupported", "WarmUpFailed",
     ),
     "hookspecs": ("hookimpl",),
 }  # fmt: skip

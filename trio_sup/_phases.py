@@ -16,10 +16,16 @@ class Phase(enum.Enum):
     """Port held, process launched, not ready yet."""
     READY = "ready"
     """Answers health, identity proven, may be handed out."""
+    UNREADY = "unready"
+    """Alive, but failing its readiness checks: out of rotation, not restarted."""
     STOPPING = "stopping"
     """The tree is being ended and proven gone; entry and port stay reserved."""
     STOP_FAILED = "stop-failed"
     """Survivors proven, named and watched; the port stays reserved."""
+    BACKOFF = "backoff"
+    """The tree is gone, the port is kept, and the next attempt comes at a known instant."""
+    GIVEN_UP = "given-up"
+    """No process, no port; nothing happens until it is started explicitly. The last exit report is kept."""
     GONE = "gone"
     """No process, no port, no entry."""
 
@@ -30,10 +36,17 @@ class Cause(enum.Enum):
     ASKED = "asked to stop"
     EXITED = "ended by itself"
     DEADLINE = "readiness deadline"
+    WARM_UP_FAILED = "warm-up failed"
+    LIVENESS = "liveness lost"
     PORT_TAKEN = "port already in use"
     ABANDONED = "nobody waits for it any more"
     REPLACED = "replaced by another specification"
     STALE_DIRECTORY = "its directory was replaced on disk"
+    NEEDED_STOPPED = "what it needs is stopped"
+    NEEDED_FAILED = "what it needs has failed"
+    SIBLING_FAILED = "another one of its group has failed"
+    IDLE = "idle"
+    EVICTED = "made room for another"
     SHUTDOWN = "shutdown"
     INTERNAL_ERROR = "internal error"
 
@@ -43,14 +56,18 @@ class Then(enum.Enum):
 
     GONE = "gone"
     START = "start"
+    DECIDE = "as the restart policy decides"
 
 
 MOVES: dict[Phase, frozenset[Phase]] = {
-    Phase.WAITING: frozenset({Phase.WAITING, Phase.STARTING, Phase.GONE}),
+    Phase.WAITING: frozenset({Phase.WAITING, Phase.STARTING, Phase.BACKOFF, Phase.GIVEN_UP, Phase.GONE}),
     Phase.STARTING: frozenset({Phase.READY, Phase.STOPPING}),
-    Phase.READY: frozenset({Phase.STOPPING}),
-    Phase.STOPPING: frozenset({Phase.WAITING, Phase.STOP_FAILED, Phase.GONE}),
-    Phase.STOP_FAILED: frozenset({Phase.STOPPING, Phase.WAITING, Phase.GONE}),
+    Phase.READY: frozenset({Phase.UNREADY, Phase.STOPPING}),
+    Phase.UNREADY: frozenset({Phase.READY, Phase.STOPPING}),
+    Phase.STOPPING: frozenset({Phase.WAITING, Phase.BACKOFF, Phase.GIVEN_UP, Phase.STOP_FAILED, Phase.GONE}),
+    Phase.STOP_FAILED: frozenset({Phase.STOPPING, Phase.WAITING, Phase.BACKOFF, Phase.GIVEN_UP, Phase.GONE}),
+    Phase.BACKOFF: frozenset({Phase.WAITING, Phase.GIVEN_UP, Phase.GONE}),
+    Phase.GIVEN_UP: frozenset({Phase.WAITING, Phase.GONE}),
     Phase.GONE: frozenset({Phase.WAITING}),
 }
 

@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Durations and sizes as people write them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from .errors import InvalidValue
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]B|[KMGT]iB|B)\s*", re.ASCII)
+_BYTES = {
+    "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
 
 
 def seconds(value: object) -> float:
@@ -30,3 +35,18 @@ def seconds(value: object) -> float:
         if value.strip().startswith("-"):
             raise InvalidValue(value, "a duration must not be negative")
     raise InvalidValue(value, 'expected a duration: seconds as a number, or text such as "30s", "500ms", "1m30s"')
+
+
+def byte_count(value: object) -> int:
+    """Read a size: a whole number of bytes, or text such as ``"64KiB"``, ``"4GiB"``, ``"500MB"``, ``"0B"``.
+
+    Raises:
+        InvalidValue: It is negative, or not a size at all.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise InvalidValue(value, "a size must not be negative")
+        return value
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        return int(float(match[1]) * _BYTES[match[2]])
+    raise InvalidValue(value, 'expected a size: bytes as a whole number, or text such as "64KiB" or "4GiB"')

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
-from ._units import seconds
+from ._units import byte_count, seconds
 from .errors import InvalidValue
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -117,6 +117,26 @@ def _complaints_name_fields(cls: type, fields: list[attrs.Attribute[Any]]) -> li
     return [naming(field) for field in fields]
 
 
+PROGRESS = ("memory", "output", "reads")
+"""Signs that a start makes headway."""
+
+
+def _to_progress(value: object) -> frozenset[str]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidValue(value, f"expected a list of {', '.join(map(repr, PROGRESS))}")
+    names = list(value)
+    for name in names:
+        if name not in PROGRESS:
+            raise InvalidValue(name, f"expected one of {', '.join(map(repr, PROGRESS))}")
+    return frozenset(names)
+
+
+def _to_threshold(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidValue(value, "expected a whole number, at least 1")
+    return value
+
+
 @attrs.frozen(kw_only=True, field_transformer=_complaints_name_fields)
 class Readiness:
     """How it is told that a started process may take calls.
@@ -127,14 +147,63 @@ class Readiness:
         timeout: Seconds from launch until it must be ready.
         interval: Longest wait, in seconds, between two checks.
         call_timeout: Seconds that one check may take.
+        progress: What counts as progress of a start: ``"output"`` (it writes), ``"reads"`` (its tree reads) and
+            ``"memory"`` (its tree grows). Each sign of it begins *timeout* anew.
+        max_timeout: Seconds from launch after which no progress helps; needs *progress*. By default ten times
+            *timeout*.
+        period: Seconds between two checks once it is ready; 0 for none.
+        failure_threshold: Failed checks in a row that take it out of rotation.
+        success_threshold: Passed checks in a row that put it back.
 
-    Source: 30 s, 200 ms and 2 s are the LocalAI worker's numbers.
+    Source: 30 s, 200 ms and 2 s are the LocalAI worker's numbers; period and thresholds are those of Kubernetes.
     """
 
     probe: Any = attrs.field(default=Choice("localai"), converter=to_choice)
     timeout: float = attrs.field(default=30.0, converter=_seconds_above_zero)
     interval: float = attrs.field(default=0.2, converter=_seconds_above_zero)
     call_timeout: float = attrs.field(default=2.0, converter=_seconds_above_zero)
+    progress: frozenset[str] = attrs.field(default=frozenset(), converter=_to_progress)
+    max_timeout: float | None = attrs.field(default=None, converter=attrs.converters.optional(_seconds_above_zero))
+    period: float = attrs.field(default=10.0, converter=seconds)
+    failure_threshold: int = attrs.field(default=3, converter=_to_threshold)
+    success_threshold: int = attrs.field(default=1, converter=_to_threshold)
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_timeout is None:
+            return
+        if not self.progress:
+            raise InvalidValue(self.max_timeout, "max_timeout: has no effect without progress")
+        if self.max_timeout < self.timeout:
+            raise InvalidValue(self.max_timeout, f"max_timeout: must not be below timeout ({self.timeout:g} s)")
+
+    @property
+    def hard_timeout(self) -> float:
+        """Seconds from launch after which it is not waited for any longer, whatever progress it makes."""
+        if not self.progress:
+            return self.timeout
+        return 10 * self.timeout if self.max_timeout is None else self.max_timeout
+
+
+@attrs.frozen(kw_only=True, field_transformer=_complaints_name_fields)
+class Liveness:
+    """How it is told that a ready process still makes headway; one that does not is ended, and restarted by policy.
+
+    A failed check does not count while the tree is at work: it uses the processor, reads, writes output or grows, as it
+    does in a long LoadModel; but not for longer than *busy_timeout*.
+
+    Args:
+        probe: As for `Readiness`.
+        period: Seconds between two checks.
+        call_timeout: Seconds that one check may take.
+        failure_threshold: Failed checks in a row after which it is ended.
+        busy_timeout: Seconds without a passed check for which being at work excuses it; 0 for no excuse.
+    """
+
+    probe: Any = attrs.field(default=Choice("localai"), converter=to_choice)
+    period: float = attrs.field(default=10.0, converter=_seconds_above_zero)
+    call_timeout: float = attrs.field(default=2.0, converter=_seconds_above_zero)
+    failure_threshold: int = attrs.field(default=3, converter=_to_threshold)
+    busy_timeout: float = attrs.field(default=600.0, converter=seconds)
 
 
 def _to_choices(value: object) -> tuple[Any, ...]:
@@ -198,6 +267,26 @@ def _to_names(value: object) -> frozenset[str]:
     return frozenset(_to_name(name) for name in value)
 
 
+def _to_signals(value: object) -> frozenset[signal.Signals]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidValue(value, 'success signals are a list such as ["SIGTERM"]')
+    return frozenset(to_signal(each) for each in value)
+
+
+def _to_needs(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidValue(value, 'needs are a list of models, process keys or names of backends, such as ["embed"]')
+    needs = tuple(str(each) if isinstance(each, ProcessKey) else each for each in value)
+    for each in needs:
+        if not isinstance(each, str) or not each.strip() or not each.isprintable():
+            raise InvalidValue(each, "expected a model, a process key or the name of a backend")
+    return tuple(dict.fromkeys(needs))
+
+
+def _above_zero_or_none(value: object) -> float | None:
+    return None if value is None else _seconds_above_zero(value)
+
+
 def _to_codes(value: object) -> frozenset[int]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise InvalidValue(value, "success codes are a list of numbers from 0 to 255")
@@ -238,6 +327,12 @@ def _to_bool(value: object) -> bool:
     return value
 
 
+def _to_liveness(value: object) -> Liveness | None:
+    if value is not None and not isinstance(value, Liveness):
+        raise InvalidValue(value, "expected a trio_sup.Liveness")
+    return value
+
+
 def _to_readiness(value: object) -> Readiness:
     if not isinstance(value, Readiness):
         raise InvalidValue(value, "expected a trio_sup.Readiness")
@@ -265,11 +360,23 @@ class BackendSpec:
             process itself, for a server that stops its own workers and must not lose them first).
         grace: Seconds between the polite signal and SIGKILL.
         success_codes: Exit codes that count as success when it ends by itself.
+        success_signals: Signals whose death counts as success when it ends by itself.
+        restart_policy: What follows when it ends although nobody asked for it; None takes the supervisor's choice.
         stop_policy: How to ask it to end; None takes the supervisor's choice.
         launch: Launch preparations, applied in this order: each changes what is executed.
         identity: ``"auto"`` (a stranger on the port is never taken for the backend; what cannot be told falls back to
             the socket's user), ``"strict"`` (what cannot be told is not ready) or ``"off"``.
         readiness: How it is told that it may take calls.
+        liveness: How it is told that it still makes headway once it is ready; None for no such checks.
+        warm_up: What is done after each start, in this order, before it is READY.
+        needs: Models, process keys or names of backends that must be ready before this one is started; they are
+            stopped after it.
+        bind: When one of those fails, this one is stopped, and restarted after it.
+        group: Name of the group it is restarted together with; see `open_supervisor`.
+        significant: When it ends for good although nobody asked for it, the whole supervisor ends.
+        idle_timeout: Seconds without a lease after which a ready one is stopped; None for never.
+        pinned: It is never stopped for being idle, nor to make room for others.
+        memory: Bytes that it is taken to need until they can be measured; see `open_supervisor`.
         directory: The directory whose replacement on disk makes a running process stale; by default ``cwd``, else
             the directory of the program.
 
@@ -292,11 +399,28 @@ class BackendSpec:
     signal_to: Literal["leader", "group"] = attrs.field(default="group", converter=_to_receiver)
     grace: float = attrs.field(default=15.0, converter=seconds)
     success_codes: frozenset[int] = attrs.field(default=frozenset({0}), converter=_to_codes)
+    success_signals: frozenset[signal.Signals] = attrs.field(default=frozenset(), converter=_to_signals)
+    restart_policy: Any = attrs.field(default=None, converter=attrs.converters.optional(to_choice))
     stop_policy: Any = attrs.field(default=None, converter=attrs.converters.optional(to_choice))
     launch: Sequence[Any] = attrs.field(default=(), converter=_to_choices)
     identity: Literal["strict", "auto", "off"] = attrs.field(default="auto", converter=_to_identity)
     readiness: Readiness = attrs.field(factory=Readiness, converter=_to_readiness)
+    liveness: Liveness | None = attrs.field(default=None, converter=_to_liveness)
+    warm_up: Sequence[Any] = attrs.field(default=(), converter=_to_choices)
+    needs: Sequence[str] = attrs.field(default=(), converter=_to_needs)
+    bind: bool = attrs.field(default=False, converter=_to_bool)
+    group: str | None = attrs.field(default=None, converter=attrs.converters.optional(_to_name))
+    significant: bool = attrs.field(default=False, converter=_to_bool)
+    idle_timeout: float | None = attrs.field(default=None, converter=_above_zero_or_none)
+    pinned: bool = attrs.field(default=False, converter=_to_bool)
+    memory: int | None = attrs.field(default=None, converter=attrs.converters.optional(byte_count))
     directory: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
+
+    def __attrs_post_init__(self) -> None:
+        if self.bind and not self.needs:
+            raise InvalidValue(self.bind, "bind: has no effect without needs")
+        if self.pinned and self.idle_timeout is not None:
+            raise InvalidValue(self.idle_timeout, "idle_timeout: has no effect on a pinned backend")
 
     def names(self) -> frozenset[str]:
         """The name and all aliases."""

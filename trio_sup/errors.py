@@ -65,6 +65,56 @@ class SpecConflict(TrioSupError):
 
 
 @attrs.define(slots=False, eq=False)
+class UnknownBackend(TrioSupError):
+    """Nothing of that name was ever defined or started here."""
+
+    name: str
+    known: Sequence[str]
+
+    def __str__(self) -> str:
+        near = difflib.get_close_matches(self.name, self.known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = f"known are {', '.join(self.known)}" if self.known else "none is defined"
+        return f"unknown backend {self.name!r}: {known}{hint}"
+
+
+@attrs.define(slots=False, eq=False)
+class DependencyCycle(TrioSupError):
+    """Backends that need each other in a circle could never be started."""
+
+    cycle: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"backends that need each other in a circle can never start: {' -> '.join(self.cycle)}"
+
+
+@attrs.define(slots=False, eq=False)
+class StillNeeded(TrioSupError):
+    """Others that run need what was to be stopped, and the stop was told to refuse then; nothing was changed."""
+
+    needed: Sequence[ProcessKey]
+    dependents: Sequence[ProcessKey]
+
+    def __str__(self) -> str:
+        return (
+            f"{', '.join(map(str, self.needed))} is still needed by {', '.join(map(str, self.dependents))}. "
+            'Stop those first, or stop with dependents="stop".'
+        )
+
+
+@attrs.define(slots=False, eq=False)
+class SignificantEnded(TrioSupError):
+    """A significant backend ended for good although nobody had asked for it, and the supervisor ended with it."""
+
+    key: ProcessKey
+    why: str
+    report: ExitReport | None = None
+
+    def __str__(self) -> str:
+        return f"{self.key} is significant and has ended for good ({self.why}): the supervisor ends with it"
+
+
+@attrs.define(slots=False, eq=False)
 class SupervisorClosed(TrioSupError):
     """The supervisor is shutting down or has ended: it starts nothing any more."""
 
@@ -218,6 +268,61 @@ class NoPortAvailable(StartFailed):
 
     def __str__(self) -> str:
         return f"no port for {self.key}: {self.why}"
+
+
+@attrs.define(slots=False, eq=False)
+class WarmUpFailed(StartFailed):
+    """It answered its probe, but what is to be done before it may be used failed."""
+
+    why: str = ""
+
+    def __str__(self) -> str:
+        return self._with_output(f"{self.key} could not be warmed up: {self.why}.")
+
+
+@attrs.define(slots=False, eq=False)
+class NeedFailed(StartFailed):
+    """A backend that it needs is not going to be ready."""
+
+    needed: ProcessKey | None = None
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key} needs {self.needed}, which {self.why}. Start {self.needed} again first."
+
+
+@attrs.define(slots=False, eq=False)
+class NoRoom(StartFailed):
+    """It would take more than what may run at once, and nothing that runs may be stopped for it.
+
+    Attributes:
+        why: Which bound it is, in words.
+        holders: The slots that take up the room, each with the reason why it stays.
+    """
+
+    why: str = ""
+    holders: Sequence[tuple[ProcessKey, str]] = ()
+
+    def __str__(self) -> str:
+        held = "; ".join(f"{key} ({reason})" for key, reason in self.holders) or "nothing that could be stopped"
+        return f"no room for {self.key}: {self.why}. It is taken by: {held}"
+
+
+@attrs.define(slots=False, eq=False)
+class GivenUp(StartFailed):
+    """It failed too often, and is started no more until somebody asks for it.
+
+    Attributes:
+        why: What the restart policy said.
+        last: The failure of the last attempt; None if its last end was not a failed start.
+    """
+
+    why: str = ""
+    last: StartFailed | None = None
+
+    def __str__(self) -> str:
+        last = f" The last failure: {self.last}" if self.last else ""
+        return f"{self.key} was given up: {self.why}.{last}"
 
 
 @attrs.define(slots=False, eq=False)

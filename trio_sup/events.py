@@ -67,6 +67,16 @@ class BackendReady(BackendMoved):
 
 
 @attrs.frozen(kw_only=True)
+class BackendUnready(BackendMoved):
+    """It fails its readiness checks: it is not handed out, and not restarted either."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.key} is out of rotation: {self.why}"
+
+
+@attrs.frozen(kw_only=True)
 class BackendStopping(BackendMoved):
     """Its end began; if the process had already ended, `detail` says how."""
 
@@ -84,6 +94,34 @@ class BackendStopFailed(BackendMoved):
 
     def __str__(self) -> str:
         return f"{self.key} could not be ended: " + "; ".join(map(str, self.survivors))
+
+
+@attrs.frozen(kw_only=True)
+class BackendBackoff(BackendMoved):
+    """It ended although nobody had asked for it, and is started again after `delay` seconds.
+
+    `failures` counts the ends since the last explicit start or healthy stretch; `report` is None if there was no
+    process.
+    """
+
+    delay: float
+    failures: int
+    why: str
+    report: ExitReport | None
+
+    def __str__(self) -> str:
+        return f"{self.key} is started again in {self.delay:.1f} s: {self.why}"
+
+
+@attrs.frozen(kw_only=True)
+class BackendGivenUp(BackendMoved):
+    """It is started no more until somebody asks for it."""
+
+    why: str
+    report: ExitReport | None
+
+    def __str__(self) -> str:
+        return f"{self.key} is given up: {self.why}"
 
 
 @attrs.frozen(kw_only=True)

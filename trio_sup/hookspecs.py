@@ -12,7 +12,17 @@ from typing import Any
 
 import pluggy
 
-from .strategies import InstallLock, LaunchPreparation, Observer, PortStrategy, Probe, Service, StopPolicy
+from .strategies import (
+    InstallLock,
+    LaunchPreparation,
+    Observer,
+    PortStrategy,
+    Probe,
+    RestartPolicy,
+    Service,
+    StopPolicy,
+    WarmUp,
+)
 
 HOOK_VERSION = 1
 """Version of these hooks; a plugin may say in `trio_sup_hook_version` which one it was built for."""
@@ -38,7 +48,17 @@ def trio_sup_stop_policies() -> Mapping[str, Callable[..., StopPolicy]]:  # type
 
 @hookspec
 def trio_sup_probes() -> Mapping[str, Callable[..., Probe]]:  # type: ignore[empty-body]
-    """Offer ways to tell that a process may take calls, by name. One object per specification that names it."""
+    """Offer ways to tell that a process may take calls, or still lives, by name. One object per use of the name."""
+
+
+@hookspec
+def trio_sup_restart_policies() -> Mapping[str, Callable[..., RestartPolicy]]:  # type: ignore[empty-body]
+    """Offer ways to decide what follows an unasked end, by name. One object per specification that names it."""
+
+
+@hookspec
+def trio_sup_warm_ups() -> Mapping[str, Callable[..., WarmUp]]:  # type: ignore[empty-body]
+    """Offer what can be done between a start and READY, by name. One object per specification that names it."""
 
 
 @hookspec

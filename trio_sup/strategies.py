@@ -7,6 +7,7 @@ Durations are seconds; instants come from `trio.current_time()` and are passed i
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from ._units import byte_count as byte_count  # for options that are sizes
 from ._units import seconds as seconds  # for options that are durations
 
 if TYPE_CHECKING:
+    from ._reports import ExitReport
     from ._values import BackendSpec, ProcessKey
     from .bridge import Channel
     from .engine import Supervisor
@@ -90,6 +93,10 @@ class StopTarget(Protocol):
         """Wait until the process has ended."""
         ...
 
+    async def unleased(self) -> None:
+        """Wait until nobody holds a lease on it any more (`Supervisor.use`); no new one is given while it stops."""
+        ...
+
 
 class StopPolicy(Protocol):
     """How a backend is asked to end. It asks; the engine insists afterwards, whatever the policy did."""
@@ -102,6 +109,84 @@ class StopPolicy(Protocol):
         """Ask the backend to end, and return when it has or when asking is over.
 
         Cancellation: arrives as soon as the process has ended, the budget is used up, or the stop is forced.
+        """
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class AttemptEnd:
+    """What a restart policy is told of one attempt that ended although nobody had asked for it.
+
+    Attributes:
+        ended_at: The instant when its end was complete, from `trio.current_time()`.
+        ready_for: Seconds it had been ready; None if it never was: then its start failed.
+        success: It ended by itself, with a code or signal that its specification counts as success.
+        report: How it ended; None if there was no process.
+    """
+
+    ended_at: float
+    ready_for: float | None
+    success: bool
+    report: ExitReport | None = None
+
+
+@attrs.frozen
+class RestartAfter:
+    """Start it again, *delay* seconds from now."""
+
+    delay: float
+
+
+@attrs.frozen
+class GiveUp:
+    """Start it no more until somebody asks for it; *why* is told to people."""
+
+    why: str
+
+
+class RestartPolicy(Protocol):
+    """What follows when an attempt ends although nobody asked for it."""
+
+    def decide(self, ends: Sequence[AttemptEnd], rng: random.Random) -> RestartAfter | GiveUp | None:
+        """Decide by what has happened since the last explicit start. Quick, and without side effects.
+
+        Args:
+            ends: The ends since then, oldest first, at most the newest 1000; the last one is the one to decide about.
+            rng: Where to take random numbers from.
+
+        Returns:
+            When to start again, or that it is given up; None to leave it ended, as if it had been asked to.
+        """
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class WarmUpTarget:
+    """The started backend that a warm-up prepares for use; it answers its probe already, and is its port's owner.
+
+    Attributes:
+        address: ``host:port``.
+        channel: An open gRPC channel to it; it carries the token.
+    """
+
+    key: ProcessKey
+    spec: BackendSpec
+    pid: int
+    address: str
+    channel: Channel
+
+
+class WarmUp(Protocol):
+    """What is done after each start, and before READY: for example loading a model."""
+
+    def budget(self, spec: BackendSpec) -> float:
+        """Seconds the warm-up may take for this backend; then its start has failed."""
+        ...
+
+    async def warm_up(self, target: WarmUpTarget) -> None:
+        """Return when the backend may be used; raise anything if it may not: the text is the reason that is shown.
+
+        Cancellation: arrives as soon as the process has ended, is asked to end, or the budget is used up.
         """
         ...
 

@@ -46,6 +46,9 @@ class Target:
     async def exited(self) -> None:
         await trio.sleep(self.exits_after)
 
+    async def unleased(self) -> None:
+        await trio.lowlevel.checkpoint()
+
 
 async def seconds_of(policy: StopPolicy, target: Target) -> float:
     began = trio.current_time()

@@ -16,9 +16,21 @@ from .. import hookspecs
 from .._structuring import InvalidTable, problems_of, structure
 from .._values import Choice
 from ..errors import InvalidOptions, InvalidValue, TrioSupError, UnknownStrategy
-from ..strategies import InstallLock, LaunchPreparation, Observer, PortStrategy, Probe, Service, StopPolicy
+from ..strategies import (
+    InstallLock,
+    LaunchPreparation,
+    Observer,
+    PortStrategy,
+    Probe,
+    RestartPolicy,
+    Service,
+    StopPolicy,
+    WarmUp,
+)
 
-Kind: TypeAlias = Literal["port strategy", "install lock", "stop policy", "probe", "launch preparation"]
+Kind: TypeAlias = Literal[
+    "port strategy", "install lock", "stop policy", "probe", "restart policy", "warm-up", "launch preparation"
+]
 Factory: TypeAlias = Callable[..., object]
 
 
@@ -72,6 +84,8 @@ _HOOKS: Final[Mapping[Kind, tuple[str, type]]] = {
     "install lock": ("trio_sup_install_locks", InstallLock),
     "stop policy": ("trio_sup_stop_policies", StopPolicy),
     "probe": ("trio_sup_probes", Probe),
+    "restart policy": ("trio_sup_restart_policies", RestartPolicy),
+    "warm-up": ("trio_sup_warm_ups", WarmUp),
     "launch preparation": ("trio_sup_launch_preparations", LaunchPreparation),
 }
 KINDS: Final = tuple(_HOOKS)
@@ -220,6 +234,10 @@ class Plugins:
     def make(self, kind: Literal["stop policy"], choice: Any) -> StopPolicy: ...
     @overload
     def make(self, kind: Literal["probe"], choice: Any) -> Probe: ...
+    @overload
+    def make(self, kind: Literal["restart policy"], choice: Any) -> RestartPolicy: ...
+    @overload
+    def make(self, kind: Literal["warm-up"], choice: Any) -> WarmUp: ...
     @overload
     def make(self, kind: Literal["launch preparation"], choice: Any) -> LaunchPreparation: ...
     @overload

@@ -90,6 +90,8 @@ class Attempt:
     exited_at: float | None = None
     status: ExitStatus | None = None
     forced: trio.Event = attrs.field(factory=trio.Event)
+    leases: int = 0
+    unleased: trio.Event = attrs.field(factory=trio.Event)
     ending: Ending = attrs.field(factory=Ending)
     last_health_error: str | None = None
     stdout: OutputRing = attrs.field(factory=OutputRing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import attrs
+import trio
 
 from .._values import BackendSpec, ProcessKey
 from ..errors import CallFailed
@@ -41,3 +42,9 @@ class Target:
 
     async def exited(self) -> None:
         await self._attempt.exited.wait()
+
+    async def unleased(self) -> None:
+        while self._attempt.leases:
+            self._attempt.unleased = trio.Event()
+            await self._attempt.unleased.wait()
+        await trio.lowlevel.checkpoint()

@@ -52,6 +52,7 @@ class ScriptedTarget:
     grace: float = 15.0
     free_does: float | Exception = 0.0
     exits_after: float = math.inf
+    leased_until: float = 0.0
     key: ProcessKey = attrs.field(factory=lambda: ProcessKey("contract"))
     pid: int = 1
     signals: list[signal.Signals] = attrs.field(factory=list)
@@ -79,6 +80,9 @@ class ScriptedTarget:
             with trio.CancelScope(deadline=self._exit_at):
                 await self._changed.wait()
         await trio.lowlevel.checkpoint()
+
+    async def unleased(self) -> None:
+        await trio.sleep_until(self.leased_until)
 
     def exit(self) -> None:
         """End by itself, now."""
