@@ -9,10 +9,31 @@ from collections.abc import Sequence
 
 import attrs
 
-from .strategies import AttemptEnd
+from .errors import InvalidValue
+from .strategies import AttemptEnd, GiveUp, RestartAfter
 
 REMEMBERED = 1000
 """The newest ends that a restart policy is told of; what needs more of them can never be decided."""
+
+
+def checked(decision: object) -> RestartAfter | GiveUp | None:
+    """What a restart policy decided, if it is a decision at all.
+
+    Raises:
+        InvalidValue: It is something else, or a delay that nobody can wait.
+    """
+    if decision is None:
+        return None
+    if isinstance(decision, GiveUp):
+        if not isinstance(decision.why, str):
+            raise InvalidValue(decision, "the reason for giving up must be a text")
+        return decision
+    if not isinstance(decision, RestartAfter):
+        raise InvalidValue(decision, "expected RestartAfter, GiveUp or None")
+    delay = decision.delay
+    if not isinstance(delay, (int, float)) or isinstance(delay, bool) or not 0 <= delay < math.inf:
+        raise InvalidValue(decision, "the delay must be a number of seconds, finite and not negative")
+    return decision
 
 
 @attrs.frozen(kw_only=True)

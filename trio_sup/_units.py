@@ -23,18 +23,36 @@ def seconds(value: object) -> float:
         InvalidValue: It is negative, not finite, or not a duration at all.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise InvalidValue(value, "a duration must be finite")
         if value < 0:
             raise InvalidValue(value, "a duration must not be negative")
-        return float(value)
+        return _finite(value, value)
     if isinstance(value, str):
         parts = _DURATION.findall(value)
         if parts and _DURATION.sub("", value).strip() == "":
-            return float(sum(float(number) * _SECONDS[unit] for number, unit in parts))
+            return _finite(sum(float(number) * _SECONDS[unit] for number, unit in parts), value)
         if value.strip().startswith("-"):
             raise InvalidValue(value, "a duration must not be negative")
     raise InvalidValue(value, 'expected a duration: seconds as a number, or text such as "30s", "500ms", "1m30s"')
+
+
+def _finite(number: float, given: object) -> float:
+    try:
+        result = float(number)
+    except OverflowError:  # a whole number may have any length
+        result = math.inf
+    if not math.isfinite(result):
+        raise InvalidValue(given, "a duration must be finite")
+    return result
+
+
+def in_words(duration: float) -> str:
+    """Write a duration of so many seconds as people would: ``"0.5 s"``, ``"1 min 30 s"``, ``"2 h"``."""
+    if duration < 60:
+        return f"{duration:.4g} s"
+    minutes, rest = divmod(round(duration), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def byte_count(value: object) -> int:

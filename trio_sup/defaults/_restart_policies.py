@@ -17,6 +17,7 @@ from .._restarts import (
     fastest_restarts,
     since_healthy,
 )
+from .._units import in_words
 from ..errors import InvalidValue
 from ..hookspecs import hookimpl
 from ..strategies import AttemptEnd, GiveUp, RestartAfter, RestartPolicy, seconds
@@ -130,24 +131,25 @@ class Always:
         if self.max_start_failures and failed_starts(recent) >= self.max_start_failures:
             return GiveUp(f"{_counted(self.max_start_failures, 'failed start')} in a row")
         if self._intensity.is_exceeded(ends):
-            return GiveUp(f"more than {_counted(self.limit, 'restart')} within {self.period:g} s")
+            return GiveUp(f"more than {_counted(self.limit, 'restart')} within {in_words(self.period)}")
         return RestartAfter(self._backoff.wait(len(recent), rng))
 
     def _refuse_waits(self) -> None:
+        delay = in_words(self.delay)
         if self.delay == 0:
             for field in ("factor", "max_delay", "jitter"):
                 if self._is_set(field) and getattr(self, field) > 0:
                     raise self._refusal(field, "has no effect with delay 0: leave it out, or raise delay")
         elif self.factor == 1:
             if self._is_set("max_delay") and self.max_delay != self.delay:
-                why = f"has no effect with factor 1, delay is {self.delay:g} s for good: leave it out, or raise factor"
+                why = f"has no effect with factor 1, delay is {delay} for good: leave it out, or raise factor"
                 raise self._refusal("max_delay", why)
         elif self.max_delay < self.delay:
-            why = f"must not be below delay ({self.delay:g} s): raise max_delay, lower delay, or set factor to 1"
+            why = f"must not be below delay ({delay}): raise max_delay, lower delay, or set factor to 1"
             raise self._refusal("max_delay", why)
         elif self.max_delay == self.delay:
             if self._is_set("factor"):
-                why = f"has no effect, delay is max_delay ({self.delay:g} s) already: leave it out, or raise max_delay"
+                why = f"has no effect, delay is max_delay ({delay}) already: leave it out, or raise max_delay"
                 raise self._refusal("factor", why)
         elif self._backoff.mean(REMEMBERED) < self.max_delay:
             why = f"is not reached in {REMEMBERED} restarts with factor {self.factor}: raise factor, or lower max_delay"
@@ -162,16 +164,16 @@ class Always:
             if self._is_set("period"):
                 raise self._refusal("period", "has no effect with limit 0: leave it out, or raise limit")
         elif (fastest := fastest_restarts(self.limit, self._backoff, self.healthy_after)) >= self.period:
-            why = f"is too short for limit, as {_counted(self.limit, 'restart')} take {fastest:g} s with these waits"
+            why = f"is too short for limit, {_counted(self.limit, 'restart')} take {in_words(fastest)} of waiting"
             raise self._refusal("period", f"{why}: raise period, or lower limit or delay")
         pace = fastest_pace(self._backoff, self.healthy_after)
         if pace < _SLOWEST_LOOP:
-            why = f"restarts could follow each other every {pace:g} s without end: raise delay"
+            why = f"restarts could follow each other every {in_words(pace)} without end: raise delay"
             if not self.limit:
                 raise self._refusal("delay", f"{why}, or set limit and period")
             if self.period / self.limit < _SLOWEST_LOOP:
                 least = self.limit * _SLOWEST_LOOP
-                raise self._refusal("delay", f"{why}, or lower limit, or raise period to {least:g} s or more")
+                raise self._refusal("delay", f"{why}, or lower limit, or raise period to {in_words(least)} or more")
 
     def _is_set(self, field: str) -> bool:
         """Whether a field differs from its default: only what was meant to have an effect can lack it."""
