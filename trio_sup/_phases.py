@@ -50,6 +50,27 @@ class Cause(enum.Enum):
     SHUTDOWN = "shutdown"
     INTERNAL_ERROR = "internal error"
 
+    @property
+    def asked(self) -> bool:
+        """Whether somebody or the supervisor itself wished it, so that no restart policy is asked what follows."""
+        return self in _ASKED
+
+
+_ASKED = frozenset(
+    {
+        Cause.ASKED,
+        Cause.ABANDONED,
+        Cause.REPLACED,
+        Cause.STALE_DIRECTORY,
+        Cause.NEEDED_STOPPED,
+        Cause.NEEDED_FAILED,
+        Cause.SIBLING_FAILED,
+        Cause.IDLE,
+        Cause.EVICTED,
+        Cause.SHUTDOWN,
+    }
+)
+
 
 class Then(enum.Enum):
     """What follows once the tree of a stopping attempt is gone."""

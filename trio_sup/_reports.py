@@ -45,7 +45,8 @@ class ExitReport:
 
     Attributes:
         cause: What ended the attempt.
-        asked: Whether that was somebody's wish (a stop, a replacement, a shutdown).
+        asked: Whether that was somebody's wish (a stop, a replacement, a shutdown), or the supervisor's own decision
+            (it was idle, made room, or went with what it needs or with its group).
         phase: The phase it was in when its end began.
         status: Exit code or signal of the process; None if it still lives (see survivors).
         success: It was asked for, or ended by itself with a success code.
@@ -78,7 +79,7 @@ class ExitReport:
 
     @property
     def asked(self) -> bool:
-        return self.cause in (Cause.ASKED, Cause.REPLACED, Cause.SHUTDOWN, Cause.ABANDONED)
+        return self.cause.asked
 
     def __str__(self) -> str:
         return f"{self.key} ({self.cause.value}): {self.status or 'still alive'}"
@@ -112,6 +113,10 @@ class Backend:
         start_seconds: From launch to READY.
         started_at: Wall-clock time of the launch, seconds since the epoch.
         waits_for: While WAITING, what for.
+        restarts: How often it was started again since the last explicit start.
+        next_start_at: In BACKOFF, the wall-clock time of the next attempt, seconds since the epoch.
+        why: In UNREADY, BACKOFF and GIVEN_UP, the reason.
+        leases: How many blocks of `Supervisor.use` and `Supervisor.channel` it is in use by.
     """
 
     key: ProcessKey
@@ -125,6 +130,10 @@ class Backend:
     start_seconds: float | None = None
     waits_for: str | None = None
     survivors: Sequence[Survivor] = ()
+    restarts: int = 0
+    next_start_at: float | None = None
+    why: str | None = None
+    leases: int = 0
 
     @property
     def name(self) -> str:

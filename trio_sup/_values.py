@@ -117,6 +117,10 @@ def _complaints_name_fields(cls: type, fields: list[attrs.Attribute[Any]]) -> li
     return [naming(field) for field in fields]
 
 
+GroupRestart = Literal["one-for-one", "one-for-all", "rest-for-one"]
+GROUP_RESTARTS = ("one-for-one", "one-for-all", "rest-for-one")
+"""Who is restarted with a member of a group that fails: nobody, all the others, or those that were started after it."""
+
 PROGRESS = ("memory", "output", "reads")
 """Signs that a start makes headway."""
 

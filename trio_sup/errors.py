@@ -284,7 +284,7 @@ class WarmUpFailed(StartFailed):
 class NeedFailed(StartFailed):
     """A backend that it needs is not going to be ready."""
 
-    needed: ProcessKey | None = None
+    needed: str = ""
     why: str = ""
 
     def __str__(self) -> str:

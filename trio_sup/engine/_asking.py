@@ -14,7 +14,7 @@ from ._event_stream import EventHub
 from ._first_of import first_of
 from ._plugin_calls import PluginCalls
 from ._side_tasks import SideTasks
-from ._slot import Attempt
+from ._slot import Attempt, Slot
 from ._stop_target import Target
 
 
@@ -26,17 +26,17 @@ class Asking:
     hub: EventHub
     calls: PluginCalls
 
-    async def ask(self, attempt: Attempt) -> None:
+    async def ask(self, slot: Slot, attempt: Attempt) -> None:
         """Have the process asked to end; return when it has, when the stop is forced, or when asking is over."""
-        failure = await self._run(attempt, attempt.wanted.stop_policy)
+        failure = await self._run(slot, attempt, attempt.strategies.stop_policy)
         if failure is None or attempt.exited.is_set() or attempt.forced.is_set():
             return
         self._failed(attempt, failure, "the built-in 'terminate' takes over")
-        await self._run(attempt, Terminate())
+        await self._run(slot, attempt, Terminate())
 
-    async def _run(self, attempt: Attempt, policy: StopPolicy) -> str | None:
+    async def _run(self, slot: Slot, attempt: Attempt, policy: StopPolicy) -> str | None:
         try:
-            with self.calls.timed(attempt.wanted.stop_policy_name, "budget()"):
+            with self.calls.timed(attempt.strategies.stop_policy_name, "budget()"):
                 budget = float(policy.budget(attempt.spec))
         except Exception as error:
             return f"its budget() raised {error!r}"
@@ -44,7 +44,7 @@ class Asking:
             return f"its budget() returned {budget!r}"
         result = await self.side.run(
             f"stop policy of {attempt.key}",
-            partial(policy.stop, Target(attempt.key, attempt.spec, attempt)),
+            partial(policy.stop, Target(attempt.key, attempt.spec, attempt, slot)),
             budget=budget,
             cancel_when=partial(first_of, attempt.exited.wait, attempt.forced.wait),
         )
@@ -55,5 +55,5 @@ class Asking:
         return None
 
     def _failed(self, attempt: Attempt, what: str, instead: str) -> None:
-        plugin = f"stop policy {attempt.wanted.stop_policy_name!r}"
+        plugin = f"stop policy {attempt.strategies.stop_policy_name!r}"
         self.hub.publish(events.PluginFailed(plugin=plugin, what=what, instead=instead, key=attempt.key))

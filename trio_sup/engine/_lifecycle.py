@@ -6,9 +6,7 @@ path from a launched process to an abandoned one: what follows the life scope al
 
 from __future__ import annotations
 
-import errno
-import resource
-import time
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -17,29 +15,27 @@ import attrs
 import trio
 
 from .. import events
-from .._phases import Cause, Phase, check_move
+from .._phases import Cause, Phase
 from .._reports import ExitReport, StopReport
 from .._values import ProcessKey
-from ..defaults._file_lock import FileLock
-from ..errors import LaunchFailed, StopFailed, TooFewDescriptors, TrioSupError
-from ..strategies import InstallLock
-from ._asking import Asking
-from ._command import prepare
+from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, StartFailed, TrioSupError
+from ..strategies import GiveUp, RestartAfter
+from ._admission import Admission
+from ._ending import Endings
 from ._event_stream import EventHub
-from ._first_of import first_of
-from ._lock_holder import LockHolder
-from ._outcome import died_of_taken_port, exit_report, start_error
-from ._output import Output, Stream
-from ._plugin_calls import PluginCalls
+from ._groups import Groups
+from ._health import HealthWatch
+from ._launching import Launching
+from ._moves import Moves
+from ._needs import Needs
+from ._outcome import died_of_taken_port, exit_report
 from ._port_lease import PortLeases
-from ._preparing import prepared
+from ._progress_watch import extended_by_progress
 from ._readiness import ReadinessGate
-from ._side_tasks import SideTasks
+from ._restarting import Decision, Restarting
 from ._slot import Attempt, Slot
-from ._system import System, TreeEnding
-
-KILL_TIMEOUT = 5.0
-"""Seconds that a tree has to end after SIGKILL; a driver may hold a process in the kernel that long."""
+from ._slots import SlotTable
+from ._warming import WarmingUp
 
 KEPT_REPORTS = 20
 """Exit reports kept per key (design promise P8)."""
@@ -47,260 +43,315 @@ KEPT_REPORTS = 20
 MOST_COLLISIONS = 2
 """Times that a start is tried again because its port was taken: without the placeholder, then on another port."""
 
+_RELATED = (Cause.NEEDED_FAILED, Cause.SIBLING_FAILED)
+"""Ends after which it comes back without anybody's decision: it has not failed itself."""
+
+_COME_BACK = object()
+"""What follows such an end."""
+
+_MISUSE = (InvalidCommand, InvalidValue)
+"""Failures of a first start that no second one would mend."""
+
 
 @attrs.define(eq=False, kw_only=True)
 class Lifecycle:
-    """What the tasks of all slots share."""
+    """What the tasks of all slots share.
 
-    system: System
+    Attributes:
+        on_significant_end: Told of a significant backend that has ended for good, and why.
+    """
+
     hub: EventHub
-    side: SideTasks
+    table: SlotTable
+    moves: Moves
     ports: PortLeases
+    needs: Needs
+    groups: Groups
+    admission: Admission
+    launching: Launching
     readiness: ReadinessGate
-    asking: Asking
-    install_lock: InstallLock
-    install_lock_name: str
-    on_output: Callable[[Output], None] | None
-    calls: PluginCalls
-    closing: bool = False
+    warming: WarmingUp
+    endings: Endings
+    restarting: Restarting
+    on_significant_end: Callable[[Slot, str], None]
     reports: dict[ProcessKey, deque[ExitReport]] = attrs.field(factory=dict)
+    health: HealthWatch = attrs.field(init=False)
     _generation: int = 0
-    _launching: trio.Lock = attrs.field(factory=trio.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self.health = HealthWatch(
+            gate=self.readiness, out_of_rotation=self._out_of_rotation, back_in_rotation=self._back_in_rotation
+        )
+
+    @property
+    def closing(self) -> bool:
+        return self.endings.closing
 
     def next_generation(self) -> int:
         self._generation += 1
         return self._generation
 
-    async def fill(self, slot: Slot, forget: Callable[[Slot], None]) -> None:
-        """Run attempts until none is wanted; then *forget* the slot, with no await after the decision."""
+    async def fill(self, slot: Slot) -> None:
+        """Run attempts until none is wanted; then forget the slot, with no await after the decision."""
         with trio.CancelScope(shield=True):
-            await self._run(slot)
-            while slot.next is not None:
-                slot.wanted, slot.next = slot.next, None
-                slot.attempt = Attempt(slot.key, self.next_generation(), slot.wanted, trio.current_time())
+            while True:
                 await self._run(slot)
-        forget(slot)
-        ending = slot.attempt.ending.report
-        if ending is not None and not ending.gone:
+                await self._follow(slot)
+                if slot.next is None:
+                    break
+                slot.wanted, slot.next = slot.next, None
+                slot.leave = False
+                slot.attempt = Attempt(slot.key, self.next_generation(), slot.wanted, trio.current_time())
+        self._forget(slot)
+
+    def _forget(self, slot: Slot) -> None:
+        self.table.remove(slot)
+        slot.gone.set()
+        slot.admitted = slot.returning = False
+        ending = slot.attempt.ending
+        if ending.report is not None and not ending.report.gone:
             self.ports.drop_placeholder(slot)
             return  # the supervisor ends before the survivors do: neither slot nor port can be called free
         self.ports.give_back(slot)
-        kept = self.reports.get(slot.key)
-        report = kept[-1] if kept and kept[-1].generation == slot.attempt.generation else None
-        self._move(slot, Phase.GONE, partial(events.BackendGone, report=report))
+        report = slot.attempt.report
+        self.moves.make(slot, Phase.GONE, partial(events.BackendGone, report=report))
+        if not ending.done.is_set():  # a stop that was asked while it rested
+            ending.finish(StopReport(key=slot.key, generation=slot.attempt.generation, gone=True, report=report))
 
     # ---- one attempt
 
     async def _run(self, slot: Slot) -> None:
         attempt = slot.attempt
+        slot.why = None
         async with trio.open_nursery() as pumps:
             try:
                 with attempt.life_scope:
                     await self._live(slot, attempt, pumps)
             except TrioSupError as error:
                 attempt.error = error
+                if attempt.child is not None:
+                    attempt.cause = attempt.cause or Cause.WARM_UP_FAILED
             except Exception as crash:
                 attempt.crash = crash
                 attempt.cause = Cause.INTERNAL_ERROR
             phase, began_at = slot.phase, trio.current_time()
-            ending, killed = await self._end(slot, attempt)
+            if attempt.cause is not None and (not attempt.cause.asked or attempt.cause in _RELATED):
+                self.needs.end_bound_to(slot)
+            ending, killed = await self.endings.end(slot, attempt)
             pumps.cancel_scope.cancel(reason="the tree has ended")
         # The pumps have made their last read: what follows sees all that was written.
         if slot.wanted.port_collisions < MOST_COLLISIONS and died_of_taken_port(attempt, phase):
             attempt.cause = Cause.PORT_TAKEN
-        await self._conclude(slot, attempt, partial(exit_report, attempt, phase, began_at, killed), ending)
+        await self.endings.conclude(slot, attempt, partial(exit_report, attempt, phase, began_at, killed), ending)
+        if attempt.report is not None:
+            self._keep(attempt.report)
 
     async def _live(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery) -> None:
-        spec = attempt.spec
-        slot.waits_for = f"the install lock of {spec.name}"
-        self._move(slot, Phase.WAITING, partial(events.BackendWaiting, waits_for=slot.waits_for))
-        lock = await self._lock(spec.name, pumps)
-        try:
-            # A launch blocks until its program is executed: one each time around the loop, whoever else waits.
-            async with self._launching:
-                attempt.command = prepare(spec)
-                self._launch(slot, attempt)
-                # No await since the launch: a cancel from here on finds the process watched.
-                pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
-                pumps.start_soon(self._pump, attempt, "stdout", name=f"stdout of {slot.key}")
-                pumps.start_soon(self._pump, attempt, "stderr", name=f"stderr of {slot.key}")
-        finally:
-            lock.let_go()
+        waits_for = partial(self.moves.wait_for, slot)
+        await self.needs.met(slot, waits_for)
+        await self.groups.turn(slot, waits_for)
+        await self.admission.admit(slot, waits_for)
+        await self.launching.launch(slot, attempt, pumps)
         assert attempt.launched_at is not None
-        with trio.CancelScope(deadline=attempt.launched_at + spec.readiness.timeout) as ready_scope:
-            await self.readiness.passed(slot, attempt)
+        with trio.CancelScope(deadline=attempt.launched_at + attempt.spec.readiness.timeout) as ready_scope:
+            async with extended_by_progress(attempt, ready_scope):
+                await self.readiness.passed(slot, attempt)
         if ready_scope.cancelled_caught:
             attempt.cause = attempt.cause or Cause.DEADLINE
+            attempt.timed_out_after = ready_scope.deadline - attempt.launched_at
             return
-        self._ready(slot, attempt)
+        await self.warming.run(slot, attempt)
+        if attempt.cause is None:
+            self._ready(slot, attempt)
+            await self._stay_ready(slot, attempt)
         await trio.sleep_forever()
 
-    async def _lock(self, backend: str, nursery: trio.Nursery) -> LockHolder:
-        """Wait for the install lock; the built-in one takes over from one that fails."""
-        holder = LockHolder(self.side, self.install_lock, backend)
-        nursery.start_soon(holder.run, name=f"install lock of {backend}")
-        if await holder.acquired():
-            return holder
-        if isinstance(self.install_lock, FileLock) and holder.error is not None:
-            raise holder.error
-        what = f"it failed with {holder.error!r}"
-        self._plugin_failed(f"install lock {self.install_lock_name!r}", what, "the built-in 'file' takes over")
-        holder = LockHolder(self.side, FileLock(), backend)
-        nursery.start_soon(holder.run, name=f"install lock of {backend}")
-        if await holder.acquired():
-            return holder
-        raise holder.error or RuntimeError("the install lock was given up")
-
-    def _launch(self, slot: Slot, attempt: Attempt) -> None:
-        """Take a port and start the process: one synchronous step, so that nothing can come between."""
-        assert attempt.command is not None
-        try:
-            if slot.port is None:
-                self.ports.take(slot)
-            assert slot.port is not None
-            if slot.wanted.port_collisions:
-                self.ports.drop_placeholder(slot)
-            attempt.child = self.system.launch(prepared(attempt, slot.port, self.calls), attempt.generation)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                raise TooFewDescriptors(slot.key, attempt.generation, limit=limit) from error
-            raise LaunchFailed(slot.key, attempt.generation, why=error.strerror or str(error)) from error
-        attempt.launched_at, attempt.launched_time = trio.current_time(), time.time()
-        attempt.channel = self.system.channel(attempt.spec.host, slot.port, attempt.command.token)
-        self._move(slot, Phase.STARTING, partial(events.BackendStarting, pid=attempt.child.pid, port=slot.port))
-
     def _ready(self, slot: Slot, attempt: Attempt) -> None:
-        address = slot.address()
-        assert attempt.child is not None
         assert attempt.launched_at is not None
+        attempt.ready_at = slot.last_used_at = trio.current_time()
+        attempt.start_seconds = attempt.ready_at - attempt.launched_at
+        slot.returning = False
+        self._tell_ready(slot)
+
+    def _tell_ready(self, slot: Slot) -> None:
+        attempt, address = slot.attempt, slot.address()
+        assert attempt.child is not None
+        assert attempt.start_seconds is not None
         assert address is not None
-        attempt.start_seconds = trio.current_time() - attempt.launched_at
-        self._move(
+        slot.why = None
+        self.moves.make(
             slot,
             Phase.READY,
             partial(events.BackendReady, address=address, pid=attempt.child.pid, start_seconds=attempt.start_seconds),
         )
-        slot.wanted.succeed(slot.snapshot())
+        slot.wanted.succeed(slot)
 
-    async def _watch_exit(self, attempt: Attempt) -> None:
-        assert attempt.child is not None
-        attempt.status = await attempt.child.wait()
-        attempt.exited_at = trio.current_time()
-        attempt.exited.set()
-        attempt.end(Cause.EXITED)
+    async def _stay_ready(self, slot: Slot, attempt: Attempt) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.health.run, slot, attempt, name=f"health of {slot.key}")
+            if attempt.spec.idle_timeout is not None:
+                nursery.start_soon(
+                    self._end_when_idle, slot, attempt.spec.idle_timeout, name=f"idle time of {slot.key}"
+                )
 
-    async def _pump(self, attempt: Attempt, stream: Stream) -> None:
-        assert attempt.child is not None
-        ring = attempt.stdout if stream == "stdout" else attempt.stderr
+    async def _end_when_idle(self, slot: Slot, idle_timeout: float) -> None:
+        idle_since = slot.last_used_at
+        while True:
+            if slot.leases or self.needs.has_live_dependents(slot):
+                await self.table.changes.next()
+                idle_since = trio.current_time()
+                continue
+            idle_since = max(idle_since, slot.last_used_at)
+            if trio.current_time() >= idle_since + idle_timeout:
+                slot.attempt.end(Cause.IDLE)
+                return
+            with trio.move_on_at(idle_since + idle_timeout):
+                await self.table.changes.next()
 
-        def take(data: bytes) -> None:
-            ring.append(data)
-            if self.on_output is not None:
-                try:
-                    self.on_output(Output(attempt.key, attempt.generation, stream, data))
-                except Exception as error:
-                    self.on_output = None
-                    self._plugin_failed("on_output", f"it raised {error!r}", "output is no longer passed on")
+    def _out_of_rotation(self, slot: Slot, why: str) -> None:
+        slot.why = why
+        slot.wanted = slot.wanted.once_more()  # whoever asks from now on waits until it is back
+        self.moves.make(slot, Phase.UNREADY, partial(events.BackendUnready, why=why))
 
-        await attempt.child.pump(stream, take)
+    def _back_in_rotation(self, slot: Slot) -> None:
+        self._tell_ready(slot)
 
-    # ---- the end
+    # ---- what follows
 
-    async def _end(self, slot: Slot, attempt: Attempt) -> tuple[TreeEnding, bool]:
-        """Ask, insist, prove. Bounded; tells what is left and whether the process had to be killed."""
-        child = attempt.child
-        if child is None:
-            return TreeEnding(), False
-        self._move(
-            slot,
-            Phase.STOPPING,
-            partial(
-                events.BackendStopping,
-                cause=attempt.cause or Cause.INTERNAL_ERROR,
-                then=slot.then,
-                detail=str(attempt.status or attempt.last_health_error or ""),
-            ),
-        )
-        # Whoever observes hears of it before the pass over /proc, which takes its time.
-        await trio.lowlevel.checkpoint()
-        if not attempt.exited.is_set() and not attempt.forced.is_set():
-            await child.remember()
-            await self.asking.ask(attempt)
-        killed = not attempt.exited.is_set()
-        ending = await child.end_tree(KILL_TIMEOUT)
-        with trio.move_on_after(1.0):
-            await attempt.exited.wait()
-        return ending, killed
-
-    async def _conclude(
-        self, slot: Slot, attempt: Attempt, report_now: Callable[[TreeEnding], ExitReport], ending: TreeEnding
-    ) -> None:
-        """Write the report, tell who waits, and stay until nothing is left."""
-        child = attempt.child
-        if child is None:
-            slot.wanted.fail(start_error(slot, attempt, None))
-            attempt.ending.finish(StopReport(key=slot.key, generation=attempt.generation, gone=True))
-            return
-        if attempt.channel is not None:
-            with trio.move_on_after(1.0):
-                await attempt.channel.aclose()
-        while ending.survivors:
-            report = report_now(ending)
-            failed = StopReport(
-                key=slot.key, generation=attempt.generation, gone=False, survivors=ending.survivors, report=report
-            )
-            for wanted in (slot.wanted, slot.next):
-                if wanted is not None:
-                    wanted.fail(partial(StopFailed, [failed]))
-            slot.next = None
-            self._move(slot, Phase.STOP_FAILED, partial(events.BackendStopFailed, survivors=ending.survivors))
-            slot.try_again = trio.Event()
-            attempt.ending.finish(failed)
-            if self.closing:
-                break
-            await first_of(child.survivors_ended, slot.try_again.wait)
-            if not slot.try_again.is_set():
-                ending = TreeEnding()
-                break
-            self._move(
-                slot,
-                Phase.STOPPING,
-                partial(events.BackendStopping, cause=Cause.ASKED, then=slot.then, detail="one more try"),
-            )
-            ending = await child.end_tree(KILL_TIMEOUT)
-        report = report_now(ending)
-        child.close()
-        self._keep(report)
-        gone = not ending.survivors
-        attempt.ending.finish(
-            StopReport(
-                key=slot.key, generation=attempt.generation, gone=gone, survivors=ending.survivors, report=report
-            )
-        )
-        if attempt.cause is Cause.PORT_TAKEN and slot.next is None and not self.closing:
-            # A server that sets no SO_REUSEADDR: the placeholder was in its way, or else what lingers of old
-            # connections. So once more without the placeholder, and then on another port.
-            if slot.wanted.port_collisions:
-                self.ports.give_back(slot)
-            self.ports.drop_placeholder(slot)
-            slot.wanted.port_collisions += 1
-            slot.next = slot.wanted
-        else:
-            slot.wanted.fail(start_error(slot, attempt, report))
+    async def _follow(self, slot: Slot) -> None:
+        """Leave in `slot.next` what is to be run next; nothing if the slot is to be gone. May take a long rest."""
+        attempt = slot.attempt
         if slot.next is not None:
-            self.hub.publish(events.BackendExited(key=slot.key, generation=attempt.generation, report=report))
+            self._tell_exit(slot)
+            self._fail(slot)
+            return
+        if attempt.cause is Cause.PORT_TAKEN and not (slot.leave or self.closing):
+            self._try_another_way(slot)
+            return
+        decision = self._decide(slot, attempt)
+        if isinstance(decision, GiveUp):
+            await self._give_up(slot, decision.why)
+        elif isinstance(decision, RestartAfter):
+            await self._back_off(slot, decision.delay)
+        elif decision is _COME_BACK:
+            self._come_back(slot)
+        else:
+            self._fail(slot)
+            if attempt.spec.significant and not (slot.leave or self.closing or self._was_asked(attempt)):
+                self.on_significant_end(slot, self._how(attempt))
+
+    def _decide(self, slot: Slot, attempt: Attempt) -> Decision | object:
+        if slot.leave or self.closing or attempt.ending.report is None or not attempt.ending.report.gone:
+            return None
+        if slot.doomed is not None:
+            return GiveUp(slot.doomed)
+        if attempt.cause in _RELATED:
+            return _COME_BACK
+        if self._was_asked(attempt):
+            return None
+        if isinstance(attempt.error, NeedFailed):
+            # No time helps here: it is for whoever starts the needed one again.
+            return GiveUp(str(attempt.error)) if slot.wanted.held else None
+        if isinstance(attempt.error, _MISUSE) and not slot.wanted.held:
+            return None
+        return self.restarting.decide(slot, attempt)
+
+    @staticmethod
+    def _was_asked(attempt: Attempt) -> bool:
+        return attempt.cause is not None and attempt.cause.asked
+
+    def _try_another_way(self, slot: Slot) -> None:
+        # A server that sets no SO_REUSEADDR: the placeholder was in its way, or else what lingers of old connections.
+        # So once more without the placeholder, and then on another port.
+        if slot.wanted.port_collisions:
+            self.ports.give_back(slot)
+        self.ports.drop_placeholder(slot)
+        slot.wanted.port_collisions += 1
+        slot.next = slot.wanted
+        self._tell_exit(slot)
+
+    def _come_back(self, slot: Slot) -> None:
+        """It has not failed itself: it is started again as soon as what it waits for lets it."""
+        self._tell_exit(slot)
+        slot.next = slot.wanted.once_more()
+
+    async def _back_off(self, slot: Slot, delay: float) -> None:
+        attempt = slot.attempt
+        self.groups.restart_with(slot)
+        slot.wanted = slot.wanted.once_more()  # whoever asks from now on waits for the next attempt
+        slot.restarts += 1
+        slot.due_at, slot.why = trio.current_time() + delay, self._how(attempt)
+        event = partial(
+            events.BackendBackoff, delay=delay, failures=len(slot.ends), why=slot.why, report=attempt.report
+        )
+        self.moves.make(slot, Phase.BACKOFF, event)
+        await self._rest(slot, delay)
+        slot.due_at = None
+        if slot.next is None and not slot.leave:
+            if slot.doomed is not None:
+                await self._give_up(slot, slot.doomed)
+                return
+            slot.next = slot.wanted
+        if slot.next is not slot.wanted:
+            self._fail(slot)
+
+    async def _give_up(self, slot: Slot, why: str) -> None:
+        attempt = slot.attempt
+        slot.why = why
+        slot.admitted = slot.returning = False
+        self.ports.give_back(slot)
+        slot.wanted.fail(self.given_up(slot))
+        self.moves.make(slot, Phase.GIVEN_UP, partial(events.BackendGivenUp, why=why, report=attempt.report))
+        self.groups.give_up_with(slot, why)
+        if attempt.spec.significant:
+            self.on_significant_end(slot, why)
+        await self._rest(slot, math.inf)
+
+    def given_up(self, slot: Slot) -> Callable[[], GivenUp]:
+        """Makes the error for those who want a slot that was given up."""
+        attempt = slot.attempt
+        last = attempt.failure() if attempt.failure is not None and attempt.ready_at is None else None
+        report = attempt.report
+        return partial(
+            GivenUp,
+            slot.key,
+            attempt.generation,
+            elapsed=report.lived if report else 0.0,
+            report=report,
+            stderr_tail=report.stderr_tail if report else "",
+            last_health_error=attempt.last_health_error,
+            why=slot.why or "",
+            last=last if isinstance(last, StartFailed) else None,
+        )
+
+    async def _rest(self, slot: Slot, seconds: float) -> None:
+        """Wait until something is asked of *slot*, at most *seconds*."""
+        slot.roused = trio.Event()
+        with trio.move_on_after(seconds):
+            await slot.roused.wait()
+
+    @staticmethod
+    def _fail(slot: Slot) -> None:
+        """Tell those who still wait for what was wanted of the attempt that has ended."""
+        assert slot.attempt.failure is not None
+        slot.wanted.fail(slot.attempt.failure)
+
+    @staticmethod
+    def _how(attempt: Attempt) -> str:
+        """Why *attempt* ended, in a few words."""
+        cause = attempt.cause
+        if cause is Cause.EXITED and attempt.status is not None:
+            return str(attempt.status)
+        if attempt.error is not None:
+            return str(attempt.error).partition("\n")[0]
+        detail = attempt.last_health_error if cause in (Cause.LIVENESS, Cause.DEADLINE) else None
+        text = cause.value if cause is not None else "it could not be started"
+        return f"{text}: {detail}" if detail else text
+
+    def _tell_exit(self, slot: Slot) -> None:
+        report = slot.attempt.report
+        if report is not None:
+            self.hub.publish(events.BackendExited(key=slot.key, generation=slot.attempt.generation, report=report))
 
     def _keep(self, report: ExitReport) -> None:
         self.reports.setdefault(report.key, deque(maxlen=KEPT_REPORTS)).append(report)
-
-    # ---- telling
-
-    def _move(self, slot: Slot, phase: Phase, make_event: Callable[..., events.BackendMoved]) -> None:
-        """The one function that changes a phase."""
-        check_move(slot.phase, phase)
-        previous, slot.phase = slot.phase, phase
-        self.hub.publish(make_event(key=slot.key, generation=slot.attempt.generation, previous=previous, phase=phase))
-
-    def _plugin_failed(self, plugin: str, what: str, instead: str, key: ProcessKey | None = None) -> None:
-        self.hub.publish(events.PluginFailed(plugin=plugin, what=what, instead=instead, key=key))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 
 from .._phases import Cause, Phase
@@ -26,7 +27,6 @@ from ._slot import Attempt, Slot
 from ._system import TreeEnding
 
 _PORT_TAKEN = re.compile(r"address already in use|EADDRINUSE|os error 98|errno[ :=]*98", re.IGNORECASE)
-_ASKED = (Cause.ASKED, Cause.REPLACED, Cause.SHUTDOWN, Cause.ABANDONED, Cause.STALE_DIRECTORY)
 
 
 def died_of_taken_port(attempt: Attempt, phase: Phase) -> bool:
@@ -35,13 +35,20 @@ def died_of_taken_port(attempt: Attempt, phase: Phase) -> bool:
     return attempt.cause is Cause.EXITED and phase is Phase.STARTING and bool(_PORT_TAKEN.search(said))
 
 
+def ended_well(attempt: Attempt) -> bool:
+    """Whether it ended by itself, with a code or signal that its specification counts as success."""
+    status, spec = attempt.status, attempt.spec
+    if attempt.cause is not Cause.EXITED or status is None:
+        return False
+    return status.code in spec.success_codes or status.signal in spec.success_signals
+
+
 def exit_report(attempt: Attempt, phase: Phase, began_at: float, killed: bool, ending: TreeEnding) -> ExitReport:
     """The report of an attempt whose end began in *phase* at *began_at*."""
     now = trio.current_time()
     assert attempt.child is not None
     assert attempt.launched_at is not None
     cause, status = attempt.cause or Cause.INTERNAL_ERROR, attempt.status
-    by_itself = cause is Cause.EXITED and status is not None and status.code in attempt.spec.success_codes
     return ExitReport(
         key=attempt.key,
         generation=attempt.generation,
@@ -49,7 +56,7 @@ def exit_report(attempt: Attempt, phase: Phase, began_at: float, killed: bool, e
         cause=cause,
         phase=phase,
         status=status,
-        success=cause in _ASKED or by_itself,
+        success=cause.asked or ended_well(attempt),
         ended_at=time.time(),
         lived=(attempt.exited_at or now) - attempt.launched_at,
         stop_seconds=now - began_at,
@@ -62,8 +69,22 @@ def exit_report(attempt: Attempt, phase: Phase, began_at: float, killed: bool, e
     )
 
 
-def start_error(slot: Slot, attempt: Attempt, report: ExitReport | None) -> Callable[[], TrioSupError]:
-    """Makes the error for whoever waits for *attempt* to be ready: one exception each, since raising changes it."""
+def start_error(slot: Slot, attempt: Attempt) -> Callable[[], TrioSupError]:
+    """Makes the error for whoever waits for *attempt* to be ready: one exception each, since raising changes it.
+
+    To be called once the attempt has ended, and while the slot has its port.
+    """
+    report = attempt.report
+    known: dict[str, Any] = {
+        "generation": attempt.generation,
+        "elapsed": (attempt.exited_at or trio.current_time()) - (attempt.launched_at or attempt.created_at),
+        "address": slot.address(),
+        "report": report,
+        "stderr_tail": report.stderr_tail if report else "",
+        "last_health_error": attempt.last_health_error,
+    }
+    if isinstance(attempt.error, StartFailed) and report is not None:
+        return partial(attrs.evolve, attempt.error, **known)  # raised while the process lived: its end is known now
     if attempt.error is not None:
         return partial(copy.copy, attempt.error)
     error: type[StartFailed]
@@ -72,19 +93,9 @@ def start_error(slot: Slot, attempt: Attempt, report: ExitReport | None) -> Call
         case Cause.EXITED | Cause.PORT_TAKEN:
             error = DiedDuringStartup
         case Cause.DEADLINE:
-            error, extra = NotReadyInTime, {"timeout": attempt.spec.readiness.timeout}
+            error, extra = NotReadyInTime, {"timeout": attempt.timed_out_after or attempt.spec.readiness.timeout}
         case Cause.INTERNAL_ERROR | None:
             error, extra = AttemptCrashed, {"why": repr(attempt.crash)}
         case cause:
             error, extra = StoppedDuringStartup, {"cause": cause.value}
-    return partial(
-        error,
-        slot.key,
-        generation=attempt.generation,
-        elapsed=(attempt.exited_at or trio.current_time()) - (attempt.launched_at or attempt.created_at),
-        address=slot.address(),
-        report=report,
-        stderr_tail=report.stderr_tail if report else "",
-        last_health_error=attempt.last_health_error,
-        **extra,
-    )
+    return partial(error, slot.key, **known, **extra)

@@ -25,7 +25,7 @@ def prepared(attempt: Attempt, port: int, calls: PluginCalls) -> Launch:
         cwd=command.cwd,
         port=port,
     )
-    for name, preparation in attempt.wanted.preparations:
+    for name, preparation in attempt.strategies.preparations:
         try:
             with calls.timed(name, "prepare()"):
                 launch = preparation.prepare(launch)

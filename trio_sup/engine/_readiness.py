@@ -9,7 +9,7 @@ import trio
 
 from .. import events
 from ..protocol.address import join_address
-from ..strategies import ProbeTarget
+from ..strategies import Probe, ProbeTarget
 from ._event_stream import EventHub
 from ._identity import Identity, Verdict
 from ._side_tasks import SideTasks
@@ -22,7 +22,7 @@ FIRST_RETRY = 0.005
 
 @attrs.frozen(kw_only=True)
 class ReadinessGate:
-    """Lets an attempt through once it is ready."""
+    """Lets an attempt through once it is ready, and tells later whether it still is."""
 
     system: System
     side: SideTasks
@@ -32,25 +32,13 @@ class ReadinessGate:
         """Return when a check has passed. The caller bounds the wait; `attempt.last_health_error` says what it was."""
         assert slot.port is not None
         assert attempt.child is not None
-        assert attempt.channel is not None
-        spec, probe = attempt.spec, attempt.wanted.probe
-        target = ProbeTarget(
-            key=slot.key,
-            spec=spec,
-            pid=attempt.child.pid,
-            host=spec.host,
-            port=slot.port,
-            address=join_address(spec.host, slot.port),
-            channel=attempt.channel,
-            environment=attempt.child.environment,
-            call_timeout=spec.readiness.call_timeout,
-        )
+        spec, probe = attempt.spec, attempt.strategies.probe
         wait = spec.readiness.interval
         if probe.needs_listener:
             await self.system.wait_for_listener(slot.port)
             wait = min(FIRST_RETRY, wait)
         while True:
-            attempt.last_health_error = await self._check(slot, attempt, target)
+            attempt.last_health_error = await self.check(slot, attempt, probe, spec.readiness.call_timeout)
             if attempt.last_health_error is None:
                 break
             await trio.sleep(wait)
@@ -60,21 +48,44 @@ class ReadinessGate:
             # It was asked to end, or has, while the check went on: its end is about to arrive here. Never READY.
             await trio.sleep_forever()
 
-    async def _check(self, slot: Slot, attempt: Attempt, target: ProbeTarget) -> str | None:
+    async def check(self, slot: Slot, attempt: Attempt, probe: Probe, call_timeout: float) -> str | None:
         """One health check with the proof of identity: None if both passed, else the reason."""
-        probe = attempt.wanted.probe
-        result = await self.side.run(f"probe of {slot.key}", partial(probe.check, target), budget=target.call_timeout)
+        target = self._target(slot, attempt, call_timeout)
+        result = await self.side.run(f"probe of {slot.key}", partial(probe.check, target), budget=call_timeout)
         if result.timed_out:
-            return f"no answer within {target.call_timeout:g} s"
+            return f"no answer within {call_timeout:g} s"
         if not result.finished or result.error is not None:
             return str(result.error) or repr(result.error)
         if attempt.spec.identity == "off":
             return None
+        connection = target.channel.local_address() if probe.speaks_grpc else None
+        if connection is not None and connection == attempt.proven:
+            return None  # the very connection whose other end was proven to be this attempt's
         assert attempt.child is not None
         identity = self.system.identify(attempt.child, target.port, target.channel)
         if identity is None or (not probe.needs_listener and not identity.listens):
             return None
-        return self._judge(slot, attempt, identity)
+        complaint = self._judge(slot, attempt, identity)
+        if complaint is None:
+            attempt.proven = connection
+        return complaint
+
+    def _target(self, slot: Slot, attempt: Attempt, call_timeout: float) -> ProbeTarget:
+        spec = attempt.spec
+        assert slot.port is not None
+        assert attempt.child is not None
+        assert attempt.channel is not None
+        return ProbeTarget(
+            key=slot.key,
+            spec=spec,
+            pid=attempt.child.pid,
+            host=spec.host,
+            port=slot.port,
+            address=join_address(spec.host, slot.port),
+            channel=attempt.channel,
+            environment=attempt.child.environment,
+            call_timeout=call_timeout,
+        )
 
     def _judge(self, slot: Slot, attempt: Attempt, identity: Identity) -> str | None:
         if identity.verdict is Verdict.OURS:
@@ -83,5 +94,8 @@ class ReadinessGate:
             return f"port {slot.port} is answered by something that is not part of this backend: {identity.why}"
         if attempt.spec.identity == "strict" or identity.uid_matches is False:
             return f"cannot tell who owns port {slot.port}: {identity.why}"
-        self.hub.publish(events.IdentityUncertain(key=slot.key, generation=attempt.generation, why=identity.why))
+        if attempt.ready_at is None:
+            self.hub.publish(events.IdentityUncertain(key=slot.key, generation=attempt.generation, why=identity.why))
+        elif not identity.listens:
+            return identity.why
         return None

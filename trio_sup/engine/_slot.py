@@ -5,41 +5,67 @@ Only the engine's synchronous code changes it; between two awaits that is atomic
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import attrs
 import trio
 
 from .._phases import Cause, Phase, Then
-from .._reports import Backend, ExitStatus, StopReport
+from .._reports import Backend, ExitReport, ExitStatus, StopReport
 from .._values import BackendSpec, ProcessKey
 from ..bridge import Channel
 from ..errors import TrioSupError
 from ..protocol.address import join_address
-from ..strategies import LaunchPreparation, PortStrategy, Probe, StopPolicy
+from ..strategies import AttemptEnd, LaunchPreparation, PortStrategy, Probe, RestartPolicy, StopPolicy, WarmUp
 from ._command import Command
 from ._output import OutputRing
 from ._system import Child, HeldPort
 
+KEPT_ENDS = 1000
+"""Unasked ends that a restart policy gets to see."""
+
+
+@attrs.frozen(kw_only=True)
+class Strategies:
+    """What a specification's choices were made into; those with a name are called so in messages."""
+
+    probe: Probe
+    liveness_probe: Probe | None
+    stop_policy: StopPolicy
+    stop_policy_name: str
+    restart_policy: RestartPolicy
+    restart_policy_name: str
+    warm_ups: Sequence[tuple[str, WarmUp]] = ()
+    preparations: Sequence[tuple[str, LaunchPreparation]] = ()
+
 
 @attrs.define(eq=False)
 class Wanted:
-    """A wish for a ready backend that many callers may share; its outcome is a value that each of them reads."""
+    """A wish for a ready backend that many callers may share; its outcome is a value that each of them reads.
+
+    Attributes:
+        held: Somebody besides the callers wants it, so that it goes on when the last of them has left.
+        leasing: How many of the callers want a lease on it as soon as it is ready.
+        slot: Where it became ready.
+    """
 
     spec: BackendSpec
-    probe: Probe
-    stop_policy: StopPolicy
-    stop_policy_name: str
-    preparations: Sequence[tuple[str, LaunchPreparation]] = ()
+    strategies: Strategies
+    held: bool = False
     waiters: int = 0
+    leasing: int = 0
     port_collisions: int = 0
     done: trio.Event = attrs.field(factory=trio.Event)
     backend: Backend | None = None
     make_error: Callable[[], TrioSupError] | None = None
+    slot: Slot | None = None
 
-    def succeed(self, backend: Backend) -> None:
+    def succeed(self, slot: Slot) -> None:
+        """Tell all waiters that *slot* is ready, and give those a lease that want one."""
         if not self.done.is_set():
-            self.backend = backend
+            slot.lease(self.leasing)
+            self.slot, self.backend = slot, slot.snapshot()
             self.done.set()
 
     def fail(self, make_error: Callable[[], TrioSupError]) -> None:
@@ -53,6 +79,12 @@ class Wanted:
             return self.backend
         assert self.make_error is not None
         raise self.make_error()
+
+    def once_more(self) -> Wanted:
+        """The wish for the next attempt: this one while callers still wait for it, else a new one that is held."""
+        if not self.done.is_set():
+            return self
+        return Wanted(self.spec, self.strategies, held=True)
 
 
 @attrs.define(eq=False)
@@ -69,7 +101,14 @@ class Ending:
 
 @attrs.define(eq=False)
 class Attempt:
-    """One run of a slot."""
+    """One run of a slot.
+
+    Attributes:
+        timed_out_after: Seconds from launch to the readiness deadline that ended it.
+        proven: The connection that was proven to lead to this attempt's own process.
+        report: How it ended, once it has.
+        failure: Makes the error for those who wait for it to be ready, once it has ended.
+    """
 
     key: ProcessKey
     generation: int
@@ -83,23 +122,31 @@ class Attempt:
     child: Child | None = None
     channel: Channel | None = None
     speaks_grpc: bool = False
+    proven: object = None
     launched_at: float | None = None
     launched_time: float | None = None
+    timed_out_after: float | None = None
+    ready_at: float | None = None
     start_seconds: float | None = None
     exited: trio.Event = attrs.field(factory=trio.Event)
     exited_at: float | None = None
     status: ExitStatus | None = None
     forced: trio.Event = attrs.field(factory=trio.Event)
-    leases: int = 0
-    unleased: trio.Event = attrs.field(factory=trio.Event)
     ending: Ending = attrs.field(factory=Ending)
+    report: ExitReport | None = None
+    failure: Callable[[], TrioSupError] | None = None
     last_health_error: str | None = None
     stdout: OutputRing = attrs.field(factory=OutputRing)
     stderr: OutputRing = attrs.field(factory=OutputRing)
+    output_bytes: int = 0
 
     @property
     def spec(self) -> BackendSpec:
         return self.wanted.spec
+
+    @property
+    def strategies(self) -> Strategies:
+        return self.wanted.strategies
 
     def end(self, cause: Cause) -> None:
         """Begin the end of this attempt; the first cause is kept."""
@@ -110,27 +157,89 @@ class Attempt:
 
 @attrs.define(eq=False)
 class Slot:
-    """One key: its phase, its port, its current attempt, and what is wanted of it."""
+    """One key: its phase, its port, its current attempt, and what is wanted of it.
+
+    Attributes:
+        ordinal: Slots are numbered in the order in which they were first wanted.
+        leave: A stop was asked: whatever ended the attempt, nothing follows it, unless `next` says otherwise.
+        roused: Set when something was asked of a slot that rests (in BACKOFF or GIVEN_UP).
+        ends: The unasked ends since the last explicit start, oldest first.
+        restarts: How often it was started again since then.
+        due_at: In BACKOFF, the instant of the next attempt.
+        why: In UNREADY, BACKOFF and GIVEN_UP, the reason.
+        admitted: It counts towards what may run at once.
+        leases: How many hold it in use.
+        last_used_at: When it last became ready or lost its last lease.
+        returning: It is restarted together with its group, and not ready again yet.
+        doomed: Why it is to be given up once its attempt has ended.
+    """
 
     key: ProcessKey
     wanted: Wanted
     attempt: Attempt
+    ordinal: int = 0
     phase: Phase = Phase.GONE
     waits_for: str | None = None
     next: Wanted | None = None
+    leave: bool = False
+    roused: trio.Event = attrs.field(factory=trio.Event)
+    ends: deque[AttemptEnd] = attrs.field(factory=lambda: deque(maxlen=KEPT_ENDS))
+    restarts: int = 0
+    due_at: float | None = None
+    why: str | None = None
     held_port: HeldPort | None = None
     port: int | None = None
     port_strategy: PortStrategy | None = None
+    admitted: bool = False
+    leases: int = 0
+    unleased: trio.Event = attrs.field(factory=trio.Event)
+    last_used_at: float = 0.0
+    returning: bool = False
+    doomed: str | None = None
     gone: trio.Event = attrs.field(factory=trio.Event)
     try_again: trio.Event = attrs.field(factory=trio.Event)
 
     @property
+    def spec(self) -> BackendSpec:
+        """What fills it, or would."""
+        return self.attempt.spec
+
+    @property
     def then(self) -> Then:
-        return Then.START if self.next is not None else Then.GONE
+        cause = self.attempt.cause
+        if self.next is not None:
+            return Then.START
+        if self.leave or cause is None:
+            return Then.GONE
+        if cause in (Cause.NEEDED_FAILED, Cause.SIBLING_FAILED):
+            return Then.START
+        return Then.GONE if cause.asked else Then.DECIDE
 
     def is_ending(self) -> bool:
         """Whether the current attempt can no longer become or stay ready."""
         return self.attempt.cause is not None or self.phase in (Phase.STOPPING, Phase.STOP_FAILED)
+
+    def is_resting(self) -> bool:
+        """Whether there is no attempt, and something asked may rouse it."""
+        return self.phase in (Phase.BACKOFF, Phase.GIVEN_UP)
+
+    def is_ready(self) -> bool:
+        """Whether it may be handed out."""
+        return self.phase is Phase.READY and not self.is_ending()
+
+    def is_live(self) -> bool:
+        """Whether a process of it is there or about to be, and not on its way to the end."""
+        return self.phase in (Phase.STARTING, Phase.READY, Phase.UNREADY) and not self.is_ending()
+
+    def rouse(self) -> None:
+        """Have what was asked looked at, if it rests."""
+        self.roused.set()
+
+    def forget_failures(self) -> None:
+        """An explicit start counts anew."""
+        self.ends.clear()
+        self.restarts = 0
+        self.doomed = None
 
     def end_again(self) -> None:
         """In STOP_FAILED: have one more try made; whoever asks meanwhile joins it."""
@@ -138,13 +247,31 @@ class Slot:
             self.attempt.ending = Ending()
             self.try_again.set()
 
+    def lease(self, count: int = 1) -> None:
+        """Hold it in use, so that it is not stopped for being idle or to make room."""
+        self.leases += count
+
+    def end_lease(self, now: float) -> None:
+        """Let go of one lease at the instant *now*."""
+        self.leases -= 1
+        self.last_used_at = now
+        if not self.leases:
+            self.unleased.set()
+            self.unleased = trio.Event()
+
     def address(self) -> str | None:
         """``host:port``, or None while there is no port."""
         return join_address(self.attempt.spec.host, self.port) if self.port is not None else None
 
-    def snapshot(self) -> Backend:
+    def snapshot(self, *, wall_clock: float = 0.0, now: float = 0.0) -> Backend:
+        """What it is like now.
+
+        Args:
+            wall_clock, now: The same instant on the wall clock and on Trio's; needed in BACKOFF only.
+        """
         attempt = self.attempt
         report = attempt.ending.report
+        resting = self.is_resting() or self.phase is Phase.WAITING
         return Backend(
             key=self.key,
             generation=attempt.generation,
@@ -152,9 +279,13 @@ class Slot:
             spec=attempt.spec,
             address=self.address() if self.phase is Phase.READY else None,
             port=self.port,
-            pid=attempt.child.pid if attempt.child is not None else None,
+            pid=attempt.child.pid if attempt.child is not None and not resting else None,
             started_at=attempt.launched_time,
             start_seconds=attempt.start_seconds,
             waits_for=self.waits_for if self.phase is Phase.WAITING else None,
             survivors=report.survivors if report is not None and self.phase is Phase.STOP_FAILED else (),
+            restarts=self.restarts,
+            next_start_at=wall_clock + self.due_at - now if self.due_at is not None else None,
+            why=self.why,
+            leases=self.leases,
         )

@@ -10,7 +10,7 @@ import trio
 from .._values import BackendSpec, ProcessKey
 from ..errors import CallFailed
 from ..protocol import backend_pb2
-from ._slot import Attempt
+from ._slot import Attempt, Slot
 
 _FREE = "/backend.Backend/Free"
 
@@ -22,6 +22,7 @@ class Target:
     key: ProcessKey
     spec: BackendSpec
     _attempt: Attempt
+    _slot: Slot
 
     @property
     def pid(self) -> int:
@@ -44,7 +45,6 @@ class Target:
         await self._attempt.exited.wait()
 
     async def unleased(self) -> None:
-        while self._attempt.leases:
-            self._attempt.unleased = trio.Event()
-            await self._attempt.unleased.wait()
+        while self._slot.leases:
+            await self._slot.unleased.wait()
         await trio.lowlevel.checkpoint()

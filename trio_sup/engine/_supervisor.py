@@ -1,51 +1,27 @@
-"""The public face of the engine: start, stop, look, listen."""
+"""The public face of the engine: start, use, stop, look, listen."""
 
 from __future__ import annotations
 
-import platform
-import re
-import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from types import MappingProxyType
-from typing import Any
+from typing import Literal
 
 import trio
 
-from .. import events
-from .._phases import Cause, Phase
+from .._phases import Cause
 from .._reports import Backend, ExitReport, StopReport
-from .._resolution import resolve
-from .._units import seconds
-from .._values import BackendSpec, ProcessKey, to_choice, to_key
+from .._values import BackendSpec, ProcessKey, to_key
 from ..bridge import Channel
-from ..errors import (
-    CallFailed,
-    InvalidValue,
-    SpecConflict,
-    StopFailed,
-    StoppedDuringStartup,
-    SupervisorClosed,
-    Unsupported,
-)
-from ..strategies import LaunchPreparation
-from ._asking import Asking
-from ._command import check, identity_of
-from ._event_stream import EventHub, EventStream
-from ._lifecycle import KILL_TIMEOUT, Lifecycle
-from ._observers import Observers
-from ._output import Output
-from ._plugin_calls import PluginCalls
-from ._plugins import Plugins
-from ._port_lease import PortLeases
-from ._readiness import ReadinessGate
-from ._services import Services
-from ._side_tasks import SideTasks
-from ._slot import Attempt, Ending, Slot, Wanted
-from ._system import LinuxSystem, System
-
-OLDEST_KERNEL = (5, 4)
-"""The first with pidfd waiting and everything else the engine relies on."""
+from ..errors import CallFailed, InvalidValue, StopFailed
+from ._ending import KILL_TIMEOUT
+from ._event_stream import EventStream
+from ._leasing import Leasing
+from ._lifecycle import Lifecycle
+from ._slot import Slot, Wanted
+from ._slots import SlotTable
+from ._stopping import Stopping
+from ._wishes import Wishes
 
 
 class Supervisor:
@@ -55,33 +31,42 @@ class Supervisor:
     """
 
     def __init__(
-        self, plugins: Plugins, lifecycle: Lifecycle, stop_policy: Any, nursery: trio.Nursery, shutdown_timeout: float
+        self,
+        *,
+        table: SlotTable,
+        lifecycle: Lifecycle,
+        wishes: Wishes,
+        stopping: Stopping,
+        leasing: Leasing,
+        shutdown_timeout: float,
     ) -> None:
-        self._plugins = plugins
+        self._table = table
         self._lifecycle = lifecycle
-        self._stop_policy = stop_policy
-        self._nursery = nursery
+        self._wishes = wishes
+        self._stopping = stopping
+        self._leasing = leasing
         self._shutdown_timeout = shutdown_timeout
-        self._slots: dict[ProcessKey, Slot] = {}
 
     # ---- looking
 
     @property
     def backends(self) -> tuple[Backend, ...]:
         """A snapshot of every slot that is not gone, sorted by key."""
-        return tuple(self._slots[key].snapshot() for key in sorted(self._slots))
+        now, wall_clock = trio.current_time(), time.time()
+        return tuple(
+            slot.snapshot(now=now, wall_clock=wall_clock) for slot in sorted(self._table, key=lambda slot: slot.key)
+        )
 
     def resolve(self, identifier: ProcessKey | str) -> tuple[ProcessKey, ...]:
         """The keys that *identifier* means: an exact key, a model (its replicas), or a backend name or alias.
 
         A text with ``#`` that is no exact key means nothing.
         """
-        return resolve(str(identifier), ((key, slot.attempt.spec) for key, slot in self._slots.items()))
+        return self._table.resolve(identifier)
 
     def is_running(self, identifier: ProcessKey | str) -> bool:
         """Whether *identifier* means at least one live process that is not on its way to the end."""
-        slots = [self._slots[key] for key in self.resolve(identifier)]
-        return any(slot.phase in (Phase.STARTING, Phase.READY) and not slot.is_ending() for slot in slots)
+        return any(self._table[key].is_live() for key in self.resolve(identifier))
 
     def get_address(self, key: ProcessKey | str) -> str | None:
         """``host:port`` of a READY backend, else None.
@@ -89,10 +74,8 @@ class Supervisor:
         Raises:
             InvalidValue: *key* is not a process key.
         """
-        slot = self._slots.get(to_key(key))
-        if slot is None or slot.phase is not Phase.READY or slot.is_ending():
-            return None
-        return slot.address()
+        slot = self._table.get(to_key(key))
+        return slot.address() if slot is not None and slot.is_ready() else None
 
     def exit_reports(self, key: ProcessKey | str) -> tuple[ExitReport, ...]:
         """How the last attempts (at most 20) of *key* ended, oldest first."""
@@ -106,26 +89,65 @@ class Supervisor:
     async def channel(self, key: ProcessKey | str) -> AsyncIterator[Channel]:
         """The gRPC channel to a READY backend; it is shared, and closed by the supervisor when the backend ends.
 
+        For the length of the block the backend counts as used, as with `use`.
+
         Raises:
             CallFailed: There is no ready backend of that key.
         """
-        slot = self._slots.get(to_key(key))
-        if slot is None or slot.phase is not Phase.READY or slot.is_ending() or slot.attempt.channel is None:
+        slot = self._table.get(to_key(key))
+        if slot is None or not slot.is_ready() or slot.attempt.channel is None:
             raise CallFailed("(channel)", "UNAVAILABLE", f"{key} is not ready")
-        yield slot.attempt.channel
+        slot.lease()
+        try:
+            yield slot.attempt.channel
+        finally:
+            self._leasing.end(slot)
 
     # ---- starting
 
+    def define(self, spec: BackendSpec, *, model: str | None = None, replicas: int = 1) -> tuple[ProcessKey, ...]:
+        """Make *spec* known under ``model#0`` and so on, without starting it: `start` and `use` then take the name.
+
+        Args:
+            model: What the slots serve; the backend's name by default.
+            replicas: How many of them.
+
+        Returns:
+            The keys.
+
+        Raises:
+            InvalidValue: The number or a name makes no sense.
+            DependencyCycle: It needs something that needs it.
+            UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
+        """
+        if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 1:
+            raise InvalidValue(replicas, "replicas: expected a whole number, at least 1")
+        if not isinstance(spec, BackendSpec):
+            raise InvalidValue(spec, "expected a trio_sup.BackendSpec")
+        keys = tuple(ProcessKey(spec.name if model is None else model, replica) for replica in range(replicas))
+        for key in keys:
+            self._wishes.define(spec, key)
+        return keys
+
     async def start(
-        self, spec: BackendSpec, *, model: str | None = None, replica: int = 0, replace: bool = False
+        self,
+        spec: BackendSpec | ProcessKey | str,
+        *,
+        model: str | None = None,
+        replica: int = 0,
+        replace: bool = False,
     ) -> Backend:
         """Start *spec* in the slot ``model#replica`` and wait until it is ready.
 
         Callers that start the same key share one attempt. A slot that is ready already is returned as it is, unless
-        its directory was replaced on disk; a dead one is replaced.
+        its directory was replaced on disk; a dead one is replaced. One that waits for its restart is started at once,
+        and one that was given up is tried anew; both count their failures from the beginning.
+
+        If an attempt fails and the restart policy tries again, the caller goes on waiting, until it is ready or given
+        up.
 
         Args:
-            spec: What to run.
+            spec: What to run; or the key or name of what was defined or started before, without *model* and *replica*.
             model: What the slot serves; the backend's name by default.
             replica: Which of several, counted from 0.
             replace: End what runs there from another specification, and start this one.
@@ -136,9 +158,11 @@ class Supervisor:
         Raises:
             InvalidValue: The key makes no sense.
             InvalidCommand: The program cannot be executed.
-            UnknownStrategy, InvalidOptions: A probe or stop policy is misnamed or misconfigured.
+            UnknownBackend: Nothing was ever defined under that name.
+            UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
+            DependencyCycle: It needs something that needs it.
             SpecConflict: The slot runs from another specification, and *replace* is false.
-            StartFailed: It died, was not ready in time, was stopped meanwhile, got no port, …
+            StartFailed: It died, was not ready in time, was stopped meanwhile, got no port, was given up, …
             StopFailed: What ran there before could not be ended.
             SupervisorClosed: The supervisor ends.
 
@@ -153,118 +177,96 @@ class Supervisor:
         finally:
             wanted.waiters -= 1
             if wanted.waiters == 0 and not wanted.done.is_set():
-                self._abandon(wanted)
+                self._wishes.abandon(wanted)
         return wanted.result()
 
-    def _want(self, spec: BackendSpec, model: str | None, replica: int, replace: bool) -> Wanted:
-        if not isinstance(spec, BackendSpec):
-            raise InvalidValue(spec, "expected a trio_sup.BackendSpec")
-        key = ProcessKey(spec.name if model is None else model, replica)
-        if self._lifecycle.closing:
-            raise SupervisorClosed
-        slot = self._slots.get(key)
-        if slot is None:
-            wanted = self._make_wanted(spec)
-            attempt = Attempt(key, self._lifecycle.next_generation(), wanted, trio.current_time())
-            slot = self._slots[key] = Slot(key, wanted, attempt)
-            self._nursery.start_soon(self._lifecycle.fill, slot, self._forget, name=f"backend {key}")
-            return wanted
-        if slot.attempt.child is not None and slot.attempt.child.has_ended():
-            slot.attempt.end(Cause.EXITED)
-        if slot.is_ending():
-            return self._want_next(slot, spec, replace)
-        differing = spec.differs_from(slot.attempt.spec)
-        if differing:
-            if not replace:
-                raise SpecConflict(key, differing)
-            check(spec)  # a command that cannot run must not end one that does
-            return self._end_then_start(slot, spec, Cause.REPLACED)
-        if slot.phase is Phase.READY and self._is_stale(slot):
-            return self._end_then_start(slot, spec, Cause.STALE_DIRECTORY)
-        return slot.wanted
+    def _want(self, spec: BackendSpec | ProcessKey | str, model: str | None, replica: int, replace: bool) -> Wanted:
+        if isinstance(spec, BackendSpec):
+            return self._wishes.want(spec, ProcessKey(spec.name if model is None else model, replica), replace=replace)
+        if not isinstance(spec, (ProcessKey, str)):
+            raise InvalidValue(spec, "expected a trio_sup.BackendSpec, or the name of one that was defined")
+        if model is not None or replica:
+            raise InvalidValue(spec, "a name says by itself which slot is meant: leave out model and replica")
+        keys = self._table.definitions_of(str(spec))
+        if not keys:
+            raise self._table.unknown(str(spec))
+        return self._wishes.want(self._table.defined[keys[0]], keys[0], replace=replace)
 
-    def _want_next(self, slot: Slot, spec: BackendSpec, replace: bool) -> Wanted:
-        """Something ends in this slot: queue what comes after it."""
-        if slot.next is not None:
-            differing = spec.differs_from(slot.next.spec)
-            if not differing:
-                return slot.next
-            if not replace:
-                raise SpecConflict(slot.key, differing)
-            self._drop_next(slot, Cause.REPLACED)
-        slot.next = self._make_wanted(spec)
-        if slot.phase is Phase.STOP_FAILED:
-            slot.end_again()
-        return slot.next
+    @asynccontextmanager
+    async def use(
+        self, backend: BackendSpec | ProcessKey | str, *, model: str | None = None, replica: int = 0
+    ) -> AsyncIterator[Backend]:
+        """Hold a lease on a ready backend for the length of the block; one that does not run is started for it.
 
-    def _end_then_start(self, slot: Slot, spec: BackendSpec, cause: Cause) -> Wanted:
-        slot.next = self._make_wanted(spec)
-        slot.attempt.end(cause)
-        return slot.next
+        A leased backend is not stopped for being idle, nor to make room for another one. Of several replicas the ready
+        one with the fewest leases is taken.
 
-    def _make_wanted(self, spec: BackendSpec) -> Wanted:
-        policy = spec.stop_policy if spec.stop_policy is not None else self._stop_policy
-        return Wanted(
-            spec,
-            probe=self._plugins.make("probe", spec.readiness.probe),
-            stop_policy=self._plugins.make("stop policy", policy),
-            stop_policy_name=self._plugins.name_of("stop policy", policy),
-            preparations=[self._make_preparation(choice, spec) for choice in spec.launch],
-        )
+        Args:
+            backend: The key, model or name of what was defined or started before; or a specification, which is then
+                defined for the slot ``model#replica``.
 
-    def _make_preparation(self, choice: Any, spec: BackendSpec) -> tuple[str, LaunchPreparation]:
-        preparation = self._plugins.make("launch preparation", choice)
-        name = self._plugins.name_of("launch preparation", choice)
-        with self._lifecycle.calls.timed(name, "check()"):
-            preparation.check(spec)
-        return name, preparation
+        Returns:
+            A snapshot of the backend, as of the beginning of the block.
 
-    def _is_stale(self, slot: Slot) -> bool:
-        command = slot.attempt.command
-        return (
-            command is not None
-            and command.directory_identity is not None
-            and identity_of(command.directory) != command.directory_identity
-        )
+        Raises:
+            UnknownBackend: Nothing was ever defined under that name.
+            GivenUp: It was given up; only an explicit start tries it again.
+            NoRoom: What runs leaves no room for it, and may not be stopped.
+            StartFailed, StopFailed, SupervisorClosed: As with `start`.
 
-    def _abandon(self, wanted: Wanted) -> None:
-        """The last waiter left before it was ready."""
-        for slot in self._slots.values():
-            if slot.next is wanted:
-                slot.next = None
-            elif slot.wanted is wanted and not slot.is_ending():
-                slot.attempt.end(Cause.ABANDONED)
-
-    def _forget(self, slot: Slot) -> None:
-        del self._slots[slot.key]
-        slot.gone.set()
+        Cancellation: while it waits, as with `start`; the lease is given up in any case.
+        """
+        if isinstance(backend, BackendSpec):
+            key = ProcessKey(backend.name if model is None else model, replica)
+            self._wishes.define(backend, key)
+            identifier = str(key)
+        elif model is not None or replica:
+            raise InvalidValue(backend, "a name says by itself which slot is meant: leave out model and replica")
+        else:
+            identifier = str(backend)
+        slot = await self._leasing.lease(identifier)
+        try:
+            yield slot.snapshot()
+        finally:
+            self._leasing.end(slot)
 
     # ---- stopping
 
-    async def stop(self, identifier: ProcessKey | str, *, force: bool = False) -> tuple[StopReport, ...]:
+    async def stop(
+        self,
+        identifier: ProcessKey | str,
+        *,
+        force: bool = False,
+        dependents: Literal["stop", "refuse"] = "stop",
+    ) -> tuple[StopReport, ...]:
         """End what *identifier* means (see `resolve`), and wait until it is proven gone.
 
         Args:
             identifier: An exact key, a model, or a backend name or alias. One that means nothing is fine.
             force: SIGKILL at once, without Free and grace; also cuts short a stop that is under way.
+            dependents: Backends that need it are stopped before it; or the stop is refused while there are any.
 
         Returns:
             One report per key.
 
         Raises:
             StopFailed: Processes survived; it names them.
+            StillNeeded: Others need it, and *dependents* says to refuse then; nothing was changed.
 
         Cancellation: returns at once; a stop once begun is finished all the same.
         """
-        return await self._stop(self.resolve(identifier), force)
+        if dependents not in ("stop", "refuse"):
+            raise InvalidValue(dependents, "dependents: expected 'stop' or 'refuse'")
+        slots = [self._table[key] for key in self.resolve(identifier)]
+        return await self._stop(slots, force, refuse_if_needed=dependents == "refuse")
 
     async def stop_all(self, *, force: bool = False) -> tuple[StopReport, ...]:
         """End everything, in parallel. Otherwise like `stop`."""
-        return await self._stop(tuple(sorted(self._slots)), force)
+        return await self._stop(sorted(self._table, key=lambda slot: slot.key), force, refuse_if_needed=False)
 
-    async def _stop(self, keys: Iterable[ProcessKey], force: bool) -> tuple[StopReport, ...]:
+    async def _stop(self, slots: Iterable[Slot], force: bool, *, refuse_if_needed: bool) -> tuple[StopReport, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
-        endings = [self._begin_stop(self._slots[key], Cause.ASKED, force=force) for key in keys]
+        endings = self._stopping.begin(slots, Cause.ASKED, force=force, refuse_if_needed=refuse_if_needed)
         reports = []
         for ending in endings:
             await ending.done.wait()
@@ -274,159 +276,17 @@ class Supervisor:
             raise StopFailed(reports)
         return tuple(reports)
 
-    def _begin_stop(self, slot: Slot, cause: Cause, *, force: bool) -> Ending:
-        self._drop_next(slot, cause)
-        if force:
-            slot.attempt.forced.set()
-        if slot.phase is Phase.STOP_FAILED:
-            slot.end_again()
-        else:
-            slot.attempt.end(cause)
-        return slot.attempt.ending
-
-    def _drop_next(self, slot: Slot, cause: Cause) -> None:
-        if slot.next is not None:
-            dropped, slot.next = slot.next, None
-            dropped.fail(lambda: _stopped(slot.key, cause))
-
     async def _shut_down(self) -> None:
         """End everything in parallel, within the shutdown budget."""
-        self._lifecycle.closing = True
-        slots = list(self._slots.values())
-        for slot in slots:
-            self._begin_stop(slot, Cause.SHUTDOWN, force=False)
+        self._lifecycle.endings.closing = True
+        slots = list(self._table)
+        self._stopping.begin(slots, Cause.SHUTDOWN)
         patience = max(self._shutdown_timeout - KILL_TIMEOUT - 1, self._shutdown_timeout / 2)
         with trio.move_on_after(patience):
             for slot in slots:
                 await slot.gone.wait()
-        for slot in self._slots.values():
+        for slot in self._table:
             slot.attempt.forced.set()
         with trio.move_on_after(self._shutdown_timeout - patience + KILL_TIMEOUT):
             for slot in slots:
                 await slot.gone.wait()
-
-
-def _stopped(key: ProcessKey, cause: Cause) -> StoppedDuringStartup:
-    return StoppedDuringStartup(key, cause=cause.value)
-
-
-def check_platform() -> None:
-    """Refuse platforms that the engine cannot work on.
-
-    Raises:
-        Unsupported: Not Linux, or a kernel that is too old.
-    """
-    if sys.platform != "linux":
-        raise Unsupported(f"trio-sup supervises processes on Linux only; this is {sys.platform}")
-    release = platform.release()
-    match = re.match(r"(\d+)\.(\d+)", release)
-    if match and (int(match[1]), int(match[2])) < OLDEST_KERNEL:
-        raise Unsupported(f"trio-sup needs Linux 5.4 or newer; this is {release}")
-
-
-@asynccontextmanager
-async def open_supervisor(
-    *,
-    ports: Any = "affinity",
-    install_lock: Any = "file",
-    stop_policy: Any = "free-then-terminate",
-    plugins: Iterable[object] | Plugins = (),
-    sections: Mapping[str, object] = MappingProxyType({}),
-    shutdown_timeout: float = 25.0,
-    parent_guard: int | None = None,
-    on_output: Callable[[Output], None] | None = None,
-    child_descriptor_limit: int | None = None,
-    system: System | None = None,
-) -> AsyncIterator[Supervisor]:
-    """Open a supervisor for the length of the block; at its end every backend is ended.
-
-    Args:
-        ports: Port strategy: a name, a table or [`Choice`][trio_sup.Choice] with options, or the object itself.
-        install_lock: What keeps installations and launches apart; given likewise.
-        stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
-        plugins: Plugin objects or modules to use beside the built-in ones; `load_plugins().plugins` are those that
-            installed distributions offer.
-        sections: Configuration sections of plugins, by name; handed to their observers and services.
-        shutdown_timeout: Seconds for ending everything, in parallel, when the block is left.
-        parent_guard: Process id of a guard that is this process's parent already (the runner's); otherwise a helper
-            process is started that ends every backend should this process be killed.
-        on_output: Called with each piece of output; must not block.
-        child_descriptor_limit: Soft limit of open files for the backends; by default they inherit this process's.
-        system: Stands in for the operating system in tests; see `trio_sup.testing`.
-
-    Raises:
-        Unsupported: Not Linux, or a kernel before 5.4.
-        UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
-        PluginError: A plugin misspells a hook, or offers nonsense.
-
-    Cancellation: ends every backend within *shutdown_timeout*, then travels on. An exception of the block is raised
-        as it is, not wrapped in a group.
-    """
-    check_platform()
-    shutdown_timeout = seconds(shutdown_timeout)
-    made = plugins if isinstance(plugins, Plugins) else Plugins(plugins)
-    chosen_ports, chosen_lock, chosen_stop = to_choice(ports), to_choice(install_lock), to_choice(stop_policy)
-    made.make("stop policy", chosen_stop)
-    hub = EventHub()
-    side = SideTasks(on_stuck=lambda task: hub.publish(events.PluginStuck(task=task)))
-    calls = PluginCalls(
-        lambda plugin, what, took: hub.publish(events.PluginSlow(plugin=plugin, what=what, seconds=took))
-    )
-    hub.observe = Observers(made.observers(sections), calls, hub).tell
-    services = Services(made.services(sections), hub)
-    system = system or LinuxSystem(parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit)
-    lifecycle = Lifecycle(
-        system=system,
-        hub=hub,
-        side=side,
-        ports=PortLeases(
-            strategy=made.make("port strategy", chosen_ports),
-            name=made.name_of("port strategy", chosen_ports),
-            system=system,
-            hub=hub,
-            calls=calls,
-        ),
-        readiness=ReadinessGate(system=system, side=side, hub=hub),
-        asking=Asking(side=side, hub=hub, calls=calls),
-        install_lock=made.make("install lock", chosen_lock),
-        install_lock_name=made.name_of("install lock", chosen_lock),
-        on_output=on_output,
-        calls=calls,
-    )
-    close = trio.Event()
-
-    async def run(task_status: trio.TaskStatus[Supervisor]) -> None:
-        with trio.CancelScope() as engine_scope:
-            try:
-                async with (
-                    system.open(lambda pid, new: hub.publish(events.GuardLost(pid=pid, replacement=new))),
-                    trio.open_nursery() as side_nursery,
-                    trio.open_nursery() as nursery,
-                ):
-                    await side_nursery.start(side.run_host)
-                    supervisor = Supervisor(made, lifecycle, chosen_stop, nursery, shutdown_timeout)
-                    # From here on the engine ends by its own shutdown, never by the cancellation around it.
-                    engine_scope.shield = True
-                    services.start(supervisor, side_nursery)
-                    task_status.started(supervisor)
-                    try:
-                        await close.wait()
-                    finally:
-                        with trio.CancelScope(shield=True):
-                            await supervisor._shut_down()
-                        hub.close()
-                    side_nursery.cancel_scope.cancel(reason="the supervisor has ended")
-            finally:
-                calls.close()
-
-    error: BaseException | None = None
-    async with trio.open_nursery() as outer:
-        supervisor = await outer.start(run)
-        try:
-            yield supervisor
-        except BaseException as raised:
-            error = raised  # raised again below, outside the nursery, so that it is not wrapped in a group
-        finally:
-            close.set()
-    if error is not None:
-        raise error

@@ -1,0 +1,128 @@
+"""From a slot that may start to a watched process: the install lock, the port, the launch, and its pumps."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+
+import attrs
+import trio
+
+from .. import events
+from .._phases import Cause, Phase
+from ..defaults._file_lock import FileLock
+from ..errors import LaunchFailed, TooFewDescriptors
+from ..strategies import InstallLock
+from ._command import prepare
+from ._lock_holder import LockHolder
+from ._moves import Moves
+from ._output import Output, Stream
+from ._plugin_calls import PluginCalls
+from ._port_lease import PortLeases
+from ._preparing import prepared
+from ._side_tasks import SideTasks
+from ._slot import Attempt, Slot
+from ._system import System
+
+
+@attrs.define(eq=False, kw_only=True)
+class Launching:
+    """Launches attempts, one process each time around the event loop."""
+
+    system: System
+    moves: Moves
+    side: SideTasks
+    ports: PortLeases
+    install_lock: InstallLock
+    install_lock_name: str
+    on_output: Callable[[Output], None] | None
+    calls: PluginCalls
+    _launching: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def launch(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery) -> None:
+        """Start the process of *attempt*; what watches it runs in *pumps*.
+
+        Raises:
+            InvalidCommand, InvalidValue: It cannot be executed.
+            NoPortAvailable, LaunchFailed: There is no port for it, or the system refused.
+
+        Cancellation: before the launch it leaves nothing; after it, the process is watched.
+        """
+        spec = attempt.spec
+        self.moves.wait_for(slot, f"the install lock of {spec.name}")
+        lock = await self._lock(spec.name, pumps)
+        try:
+            # A launch blocks until its program is executed: one each time around the loop, whoever else waits.
+            async with self._launching:
+                attempt.command = prepare(spec)
+                self._launch(slot, attempt)
+                # No await since the launch: a cancel from here on finds the process watched.
+                pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
+                pumps.start_soon(self._pump, attempt, "stdout", name=f"stdout of {slot.key}")
+                pumps.start_soon(self._pump, attempt, "stderr", name=f"stderr of {slot.key}")
+        finally:
+            lock.let_go()
+
+    async def _lock(self, backend: str, nursery: trio.Nursery) -> LockHolder:
+        """Wait for the install lock; the built-in one takes over from one that fails."""
+        holder = LockHolder(self.side, self.install_lock, backend)
+        nursery.start_soon(holder.run, name=f"install lock of {backend}")
+        if await holder.acquired():
+            return holder
+        if isinstance(self.install_lock, FileLock) and holder.error is not None:
+            raise holder.error
+        what = f"it failed with {holder.error!r}"
+        self._plugin_failed(f"install lock {self.install_lock_name!r}", what, "the built-in 'file' takes over")
+        holder = LockHolder(self.side, FileLock(), backend)
+        nursery.start_soon(holder.run, name=f"install lock of {backend}")
+        if await holder.acquired():
+            return holder
+        raise holder.error or RuntimeError("the install lock was given up")
+
+    def _launch(self, slot: Slot, attempt: Attempt) -> None:
+        """Take a port and start the process: one synchronous step, so that nothing can come between."""
+        assert attempt.command is not None
+        try:
+            if slot.port is None:
+                self.ports.take(slot)
+            assert slot.port is not None
+            if slot.wanted.port_collisions:
+                self.ports.drop_placeholder(slot)
+            attempt.child = self.system.launch(prepared(attempt, slot.port, self.calls), attempt.generation)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                raise TooFewDescriptors(slot.key, attempt.generation, limit=limit) from error
+            raise LaunchFailed(slot.key, attempt.generation, why=error.strerror or str(error)) from error
+        attempt.launched_at, attempt.launched_time = trio.current_time(), time.time()
+        attempt.channel = self.system.channel(attempt.spec.host, slot.port, attempt.command.token)
+        self.moves.make(slot, Phase.STARTING, partial(events.BackendStarting, pid=attempt.child.pid, port=slot.port))
+
+    async def _watch_exit(self, attempt: Attempt) -> None:
+        assert attempt.child is not None
+        attempt.status = await attempt.child.wait()
+        attempt.exited_at = trio.current_time()
+        attempt.exited.set()
+        attempt.end(Cause.EXITED)
+
+    async def _pump(self, attempt: Attempt, stream: Stream) -> None:
+        assert attempt.child is not None
+        ring = attempt.stdout if stream == "stdout" else attempt.stderr
+
+        def take(data: bytes) -> None:
+            ring.append(data)
+            attempt.output_bytes += len(data)
+            if self.on_output is not None:
+                try:
+                    self.on_output(Output(attempt.key, attempt.generation, stream, data))
+                except Exception as error:
+                    self.on_output = None
+                    self._plugin_failed("on_output", f"it raised {error!r}", "output is no longer passed on")
+
+        await attempt.child.pump(stream, take)
+
+    def _plugin_failed(self, plugin: str, what: str, instead: str) -> None:
+        self.moves.hub.publish(events.PluginFailed(plugin=plugin, what=what, instead=instead))

@@ -1,0 +1,289 @@
+"""Opening a supervisor: its parts are put together, and closed in order."""
+
+from __future__ import annotations
+
+import platform
+import random
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any
+
+import trio
+
+from .. import events
+from .._units import byte_count, seconds
+from .._values import GROUP_RESTARTS, GroupRestart, ProcessKey, to_choice
+from ..errors import InvalidValue, SignificantEnded, Unsupported
+from ._admission import Admission
+from ._asking import Asking
+from ._ending import Endings
+from ._event_stream import EventHub
+from ._groups import Groups
+from ._launching import Launching
+from ._leasing import Leasing
+from ._lifecycle import Lifecycle
+from ._moves import Moves
+from ._needs import Needs
+from ._observers import Observers
+from ._output import Output
+from ._plugin_calls import PluginCalls
+from ._plugins import Plugins
+from ._port_lease import PortLeases
+from ._readiness import ReadinessGate
+from ._restarting import Restarting
+from ._services import Services
+from ._side_tasks import SideTasks
+from ._slot import Slot
+from ._slots import SlotTable
+from ._stopping import Stopping
+from ._supervisor import Supervisor
+from ._system import LinuxSystem, System
+from ._warming import WarmingUp
+from ._wishes import Wishes
+
+OLDEST_KERNEL = (5, 4)
+"""The first with pidfd waiting and everything else the engine relies on."""
+
+
+def check_platform() -> None:
+    """Refuse platforms that the engine cannot work on.
+
+    Raises:
+        Unsupported: Not Linux, or a kernel that is too old.
+    """
+    if sys.platform != "linux":
+        raise Unsupported(f"trio-sup supervises processes on Linux only; this is {sys.platform}")
+    release = platform.release()
+    match = re.match(r"(\d+)\.(\d+)", release)
+    if match and (int(match[1]), int(match[2])) < OLDEST_KERNEL:
+        raise Unsupported(f"trio-sup needs Linux 5.4 or newer; this is {release}")
+
+
+@asynccontextmanager
+async def open_supervisor(
+    *,
+    ports: Any = "affinity",
+    install_lock: Any = "file",
+    stop_policy: Any = "free-then-terminate",
+    restart_policy: Any = "never",
+    groups: Mapping[str, GroupRestart] = MappingProxyType({}),
+    max_running: int | None = None,
+    memory_budget: int | str | None = None,
+    plugins: Iterable[object] | Plugins = (),
+    sections: Mapping[str, object] = MappingProxyType({}),
+    shutdown_timeout: float = 25.0,
+    parent_guard: int | None = None,
+    on_output: Callable[[Output], None] | None = None,
+    child_descriptor_limit: int | None = None,
+    system: System | None = None,
+) -> AsyncIterator[Supervisor]:
+    """Open a supervisor for the length of the block; at its end every backend is ended.
+
+    Args:
+        ports: Port strategy: a name, a table or [`Choice`][trio_sup.Choice] with options, or the object itself.
+        install_lock: What keeps installations and launches apart; given likewise.
+        stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
+        restart_policy: What follows when one ends although nobody asked for it, unless its specification says
+            otherwise; given likewise.
+        groups: For each group that specifications may name, who is restarted when a member of it is:
+            ``"one-for-one"`` (nobody else), ``"one-for-all"`` or ``"rest-for-one"`` (those that were started later).
+        max_running: How many backends may have a process at once. To make room, those that were used longest ago are
+            stopped, unless they are leased, pinned, starting, or needed by others.
+        memory_budget: Bytes, or text such as ``"20GiB"``, that the trees of all backends may use together, likewise.
+            What runs is measured; what is not started yet counts with the `memory` of its specification.
+        plugins: Plugin objects or modules to use beside the built-in ones; `load_plugins().plugins` are those that
+            installed distributions offer.
+        sections: Configuration sections of plugins, by name; handed to their observers and services.
+        shutdown_timeout: Seconds for ending everything, in parallel, when the block is left.
+        parent_guard: Process id of a guard that is this process's parent already (the runner's); otherwise a helper
+            process is started that ends every backend should this process be killed.
+        on_output: Called with each piece of output; must not block.
+        child_descriptor_limit: Soft limit of open files for the backends; by default they inherit this process's.
+        system: Stands in for the operating system in tests; see `trio_sup.testing`.
+
+    Raises:
+        Unsupported: Not Linux, or a kernel before 5.4.
+        InvalidValue: An option makes no sense.
+        UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
+        PluginError: A plugin misspells a hook, or offers nonsense.
+        SignificantEnded: A significant backend ended for good; the block was cancelled then.
+
+    Cancellation: ends every backend within *shutdown_timeout*, then travels on. An exception of the block is raised
+        as it is, not wrapped in a group.
+    """
+    check_platform()
+    shutdown_timeout = seconds(shutdown_timeout)
+    made = plugins if isinstance(plugins, Plugins) else Plugins(plugins)
+    policies = {"stop_policy": to_choice(stop_policy), "restart_policy": to_choice(restart_policy)}
+    made.make("stop policy", policies["stop_policy"])
+    made.make("restart policy", policies["restart_policy"])
+    system = system or LinuxSystem(parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit)
+    hub = EventHub()
+    calls = PluginCalls(
+        lambda plugin, what, took: hub.publish(events.PluginSlow(plugin=plugin, what=what, seconds=took))
+    )
+    engine = _Engine(
+        made,
+        system,
+        hub,
+        calls,
+        ports=to_choice(ports),
+        install_lock=to_choice(install_lock),
+        groups=_to_groups(groups),
+        max_running=_to_max_running(max_running),
+        memory_budget=None if memory_budget is None else byte_count(memory_budget),
+        on_output=on_output,
+    )
+    hub.observe = Observers(made.observers(sections), calls, hub).tell
+    services = Services(made.services(sections), hub)
+    close = trio.Event()
+
+    async def run(task_status: trio.TaskStatus[Supervisor]) -> None:
+        with trio.CancelScope() as engine_scope:
+            try:
+                async with (
+                    system.open(lambda pid, new: hub.publish(events.GuardLost(pid=pid, replacement=new))),
+                    trio.open_nursery() as side_nursery,
+                    trio.open_nursery() as nursery,
+                ):
+                    await side_nursery.start(engine.side.run_host)
+                    supervisor = engine.supervisor(nursery, shutdown_timeout, **policies)
+                    # From here on the engine ends by its own shutdown, never by the cancellation around it.
+                    engine_scope.shield = True
+                    services.start(supervisor, side_nursery)
+                    task_status.started(supervisor)
+                    try:
+                        await close.wait()
+                    finally:
+                        with trio.CancelScope(shield=True):
+                            await supervisor._shut_down()
+                        hub.close()
+                    side_nursery.cancel_scope.cancel(reason="the supervisor has ended")
+            finally:
+                calls.close()
+
+    error: BaseException | None = None
+    async with trio.open_nursery() as outer:
+        supervisor = await outer.start(run)
+        try:
+            with engine.block_scope:
+                yield supervisor
+        except BaseException as raised:
+            error = raised  # raised again below, outside the nursery, so that it is not wrapped in a group
+        finally:
+            close.set()
+    if error is not None:
+        raise error
+    if engine.significant_end is not None:
+        raise engine.significant_end
+
+
+def _to_groups(value: Mapping[str, GroupRestart]) -> Mapping[str, GroupRestart]:
+    for name, how in value.items():
+        if how not in GROUP_RESTARTS:
+            raise InvalidValue(how, f"groups: {name}: expected one of {', '.join(map(repr, GROUP_RESTARTS))}")
+    return dict(value)
+
+
+def _to_max_running(value: int | None) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InvalidValue(value, "max_running: expected a whole number, at least 1")
+    return value
+
+
+class _Engine:
+    """The parts of one supervisor, put together.
+
+    Attributes:
+        block_scope: Around the user's block; cancelled when a significant backend has ended.
+        significant_end: Why it was.
+    """
+
+    def __init__(
+        self,
+        plugins: Plugins,
+        system: System,
+        hub: EventHub,
+        calls: PluginCalls,
+        *,
+        ports: Any,
+        install_lock: Any,
+        groups: Mapping[str, GroupRestart],
+        max_running: int | None,
+        memory_budget: int | None,
+        on_output: Callable[[Output], None] | None,
+    ) -> None:
+        self.block_scope = trio.CancelScope()
+        self.significant_end: SignificantEnded | None = None
+        self.side = SideTasks(on_stuck=lambda task: hub.publish(events.PluginStuck(task=task)))
+        self._plugins, self._calls, self._groups = plugins, calls, groups
+        self._table = SlotTable()
+        moves = Moves(hub=hub, changes=self._table.changes)
+        leases = PortLeases(
+            strategy=plugins.make("port strategy", ports),
+            name=plugins.name_of("port strategy", ports),
+            system=system,
+            hub=hub,
+            calls=calls,
+        )
+        self._needs = Needs(table=self._table, start=self._start_needed)
+        self._lifecycle = Lifecycle(
+            hub=hub,
+            table=self._table,
+            moves=moves,
+            ports=leases,
+            needs=self._needs,
+            groups=Groups(table=self._table, needs=self._needs, restarts=groups),
+            admission=Admission(
+                table=self._table, needs=self._needs, max_running=max_running, memory_budget=memory_budget
+            ),
+            launching=Launching(
+                system=system,
+                moves=moves,
+                side=self.side,
+                ports=leases,
+                install_lock=plugins.make("install lock", install_lock),
+                install_lock_name=plugins.name_of("install lock", install_lock),
+                on_output=on_output,
+                calls=calls,
+            ),
+            readiness=ReadinessGate(system=system, side=self.side, hub=hub),
+            warming=WarmingUp(side=self.side, calls=calls),
+            endings=Endings(moves=moves, asking=Asking(side=self.side, hub=hub, calls=calls)),
+            restarting=Restarting(hub=hub, calls=calls, rng=random.Random()),
+            on_significant_end=self._end_with,
+        )
+
+    def supervisor(
+        self, nursery: trio.Nursery, shutdown_timeout: float, *, stop_policy: Any, restart_policy: Any
+    ) -> Supervisor:
+        """The public face; the tasks of its slots run in *nursery*."""
+        self._wishes = Wishes(
+            plugins=self._plugins,
+            calls=self._calls,
+            table=self._table,
+            lifecycle=self._lifecycle,
+            stop_policy=stop_policy,
+            restart_policy=restart_policy,
+            groups=self._groups,
+            nursery=nursery,
+        )
+        return Supervisor(
+            table=self._table,
+            lifecycle=self._lifecycle,
+            wishes=self._wishes,
+            stopping=Stopping(needs=self._needs, nursery=nursery),
+            leasing=Leasing(table=self._table, wishes=self._wishes, lifecycle=self._lifecycle),
+            shutdown_timeout=shutdown_timeout,
+        )
+
+    def _start_needed(self, key: ProcessKey) -> None:
+        self._wishes.want(self._table.defined[key], key, held=True)
+
+    def _end_with(self, slot: Slot, why: str) -> None:
+        if self.significant_end is None:
+            self.significant_end = SignificantEnded(slot.key, why, slot.attempt.report)
+            self.block_scope.cancel(reason=f"{slot.key} has ended for good")

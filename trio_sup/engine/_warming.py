@@ -1,0 +1,61 @@
+"""What is done with a started backend before it is READY: the warm-ups of its specification, one after the other."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import attrs
+
+from ..errors import WarmUpFailed
+from ..protocol.address import join_address
+from ..strategies import WarmUp, WarmUpTarget
+from ._plugin_calls import PluginCalls
+from ._side_tasks import SideTasks
+from ._slot import Attempt, Slot
+
+
+@attrs.frozen(kw_only=True)
+class WarmingUp:
+    """Runs warm-ups, each in a side task on its own budget."""
+
+    side: SideTasks
+    calls: PluginCalls
+
+    async def run(self, slot: Slot, attempt: Attempt) -> None:
+        """Warm *attempt* up.
+
+        Raises:
+            WarmUpFailed: One of them failed, or took longer than its budget.
+        """
+        if not attempt.strategies.warm_ups:
+            return
+        assert slot.port is not None
+        assert attempt.child is not None
+        assert attempt.channel is not None
+        target = WarmUpTarget(
+            key=slot.key,
+            spec=attempt.spec,
+            pid=attempt.child.pid,
+            address=join_address(attempt.spec.host, slot.port),
+            channel=attempt.channel,
+        )
+        for name, warm_up in attempt.strategies.warm_ups:
+            why = await self._failure(name, warm_up, target)
+            if why is not None:
+                raise WarmUpFailed(slot.key, attempt.generation, why=why)
+
+    async def _failure(self, name: str, warm_up: WarmUp, target: WarmUpTarget) -> str | None:
+        try:
+            with self.calls.timed(name, "budget()"):
+                budget = float(warm_up.budget(target.spec))
+        except Exception as error:
+            return f"the warm-up {name!r} failed: its budget() raised {error!r}"
+        if not (math.isfinite(budget) and budget >= 0):
+            return f"the warm-up {name!r} failed: its budget() returned {budget!r}"
+        result = await self.side.run(f"warm-up of {target.key}", partial(warm_up.warm_up, target), budget=budget)
+        if result.timed_out:
+            return f"the warm-up {name!r} took longer than its budget of {budget:g} s"
+        if result.error is not None:
+            return str(result.error) or repr(result.error)
+        return None

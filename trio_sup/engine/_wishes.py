@@ -1,0 +1,192 @@
+"""What a start means for a slot: decided at once, without waiting, so that nothing can change meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from .._dependencies import find_cycle
+from .._phases import Cause, Phase
+from .._values import BackendSpec, ProcessKey
+from ..errors import DependencyCycle, InvalidValue, SpecConflict, StoppedDuringStartup, SupervisorClosed
+from ..strategies import LaunchPreparation
+from ._command import check, identity_of
+from ._lifecycle import Lifecycle
+from ._plugin_calls import PluginCalls
+from ._plugins import Plugins
+from ._slot import Attempt, Slot, Strategies, Wanted
+from ._slots import SlotTable
+
+
+@attrs.define(eq=False, kw_only=True)
+class Wishes:
+    """Turns specifications into wishes, and wishes into slots.
+
+    Args:
+        stop_policy, restart_policy: The supervisor's choices, for specifications that make none.
+        groups: Names of the groups that there are.
+        nursery: Where the task of each slot runs.
+    """
+
+    plugins: Plugins
+    calls: PluginCalls
+    table: SlotTable
+    lifecycle: Lifecycle
+    stop_policy: Any
+    restart_policy: Any
+    groups: Mapping[str, object]
+    nursery: trio.Nursery
+
+    def define(self, spec: BackendSpec, key: ProcessKey) -> None:
+        """Note what *key* is to be started from, having checked all that can be checked without starting it."""
+        self._check(spec, key)
+        self._make_strategies(spec)
+        self.table.defined[key] = spec
+
+    def want(self, spec: BackendSpec, key: ProcessKey, *, replace: bool = False, held: bool = False) -> Wanted:
+        """Have *spec* started in the slot *key*, or join what is under way there; see `Supervisor.start`.
+
+        Args:
+            held: It is not ended when the last caller that waits for it has left.
+        """
+        if self.lifecycle.closing:
+            raise SupervisorClosed
+        self._check(spec, key)
+        wanted = self._want(spec, key, replace)
+        wanted.held = wanted.held or held
+        self.table.defined[key] = spec
+        return wanted
+
+    def _check(self, spec: BackendSpec, key: ProcessKey) -> None:
+        if not isinstance(spec, BackendSpec):
+            raise InvalidValue(spec, "expected a trio_sup.BackendSpec")
+        if spec.group is not None and spec.group not in self.groups:
+            known = ", ".join(sorted(self.groups)) or "there is none"
+            raise InvalidValue(spec.group, f"group: no such group is given to the supervisor; known are {known}")
+        if spec.needs:
+            cycle = find_cycle({**self.table.defined, **{slot.key: slot.spec for slot in self.table}, key: spec})
+            if cycle is not None:
+                raise DependencyCycle(cycle)
+
+    def _want(self, spec: BackendSpec, key: ProcessKey, replace: bool) -> Wanted:
+        slot = self.table.get(key)
+        if slot is None:
+            wanted = self._make_wanted(spec)
+            attempt = Attempt(key, self.lifecycle.next_generation(), wanted, trio.current_time())
+            self.table.add(slot := Slot(key, wanted, attempt))
+            self.nursery.start_soon(self.lifecycle.fill, slot, name=f"backend {key}")
+            return wanted
+        if slot.is_resting():
+            return self._rouse(slot, spec, replace)
+        if slot.attempt.child is not None and slot.attempt.child.has_ended():
+            slot.attempt.end(Cause.EXITED)
+        if slot.is_ending() or slot.leave:
+            return self._want_next(slot, spec, replace)
+        differing = spec.differs_from(slot.spec)
+        if differing:
+            if not replace:
+                raise SpecConflict(key, differing)
+            check(spec)  # a command that cannot run must not end one that does
+            return self._end_then_start(slot, spec, Cause.REPLACED)
+        if slot.phase is Phase.READY and self._is_stale(slot):
+            return self._end_then_start(slot, spec, Cause.STALE_DIRECTORY)
+        return slot.wanted
+
+    def _rouse(self, slot: Slot, spec: BackendSpec, replace: bool) -> Wanted:
+        """It waits for its restart, or was given up: start it now, and count anew."""
+        if slot.next is not None:
+            return self._want_next(slot, spec, replace)
+        differing = spec.differs_from(slot.spec)
+        if differing and not replace and slot.phase is Phase.BACKOFF:
+            raise SpecConflict(slot.key, differing)
+        same_wish = not differing and slot.phase is Phase.BACKOFF
+        slot.next = slot.wanted.once_more() if same_wish else self._make_wanted(spec)
+        if differing:
+            slot.wanted.fail(lambda: stopped(slot.key, Cause.REPLACED))
+        slot.leave = False
+        slot.forget_failures()
+        slot.rouse()
+        return slot.next
+
+    def _want_next(self, slot: Slot, spec: BackendSpec, replace: bool) -> Wanted:
+        """Something ends in this slot: queue what comes after it."""
+        if slot.next is not None:
+            differing = spec.differs_from(slot.next.spec)
+            if not differing:
+                return slot.next
+            if not replace:
+                raise SpecConflict(slot.key, differing)
+            drop_next(slot, Cause.REPLACED)
+        slot.next = self._make_wanted(spec)
+        slot.forget_failures()
+        if slot.phase is Phase.STOP_FAILED:
+            slot.end_again()
+        return slot.next
+
+    def _end_then_start(self, slot: Slot, spec: BackendSpec, cause: Cause) -> Wanted:
+        slot.next = self._make_wanted(spec)
+        slot.forget_failures()
+        slot.attempt.end(cause)
+        return slot.next
+
+    def _make_wanted(self, spec: BackendSpec) -> Wanted:
+        return Wanted(spec, self._make_strategies(spec))
+
+    def _make_strategies(self, spec: BackendSpec) -> Strategies:
+        make, name_of = self.plugins.make, self.plugins.name_of
+        stop = spec.stop_policy if spec.stop_policy is not None else self.stop_policy
+        restart = spec.restart_policy if spec.restart_policy is not None else self.restart_policy
+        return Strategies(
+            probe=make("probe", spec.readiness.probe),
+            liveness_probe=make("probe", spec.liveness.probe) if spec.liveness is not None else None,
+            stop_policy=make("stop policy", stop),
+            stop_policy_name=name_of("stop policy", stop),
+            restart_policy=make("restart policy", restart),
+            restart_policy_name=name_of("restart policy", restart),
+            warm_ups=[(name_of("warm-up", choice), make("warm-up", choice)) for choice in spec.warm_up],
+            preparations=[self._make_preparation(choice, spec) for choice in spec.launch],
+        )
+
+    def _make_preparation(self, choice: Any, spec: BackendSpec) -> tuple[str, LaunchPreparation]:
+        preparation = self.plugins.make("launch preparation", choice)
+        name = self.plugins.name_of("launch preparation", choice)
+        with self.calls.timed(name, "check()"):
+            preparation.check(spec)
+        return name, preparation
+
+    @staticmethod
+    def _is_stale(slot: Slot) -> bool:
+        command = slot.attempt.command
+        return (
+            command is not None
+            and command.directory_identity is not None
+            and identity_of(command.directory) != command.directory_identity
+        )
+
+    def abandon(self, wanted: Wanted) -> None:
+        """The last waiter left before it was ready."""
+        if wanted.held:
+            return
+        for slot in self.table:
+            if slot.next is wanted:
+                slot.next = None
+            elif slot.wanted is wanted and slot.is_resting():
+                slot.leave = True
+                slot.rouse()
+            elif slot.wanted is wanted and not slot.is_ending():
+                slot.attempt.end(Cause.ABANDONED)
+
+
+def drop_next(slot: Slot, cause: Cause) -> None:
+    """Take back what was queued after the end of *slot*'s attempt; those who wait for it are told why."""
+    if slot.next is not None:
+        dropped, slot.next = slot.next, None
+        dropped.fail(lambda: stopped(slot.key, cause))
+
+
+def stopped(key: ProcessKey, cause: Cause) -> StoppedDuringStartup:
+    """The error for a start that something else overtook."""
+    return StoppedDuringStartup(key, cause=cause.value)
