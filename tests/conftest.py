@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that lacks a program it needs fails")
+    parser.addoption("--chaos-seed", type=int, help="play the chaos of this seed again")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -46,6 +46,8 @@ MOST_COLLISIONS = 2
 _RELATED = (Cause.NEEDED_FAILED, Cause.SIBLING_FAILED)
 """Ends after which it comes back without anybody's decision: it has not failed itself."""
 
+_OF_AN_ATTEMPT = (Phase.WAITING, Phase.STARTING, Phase.READY, Phase.UNREADY)
+
 _COME_BACK = object()
 """What follows such an end."""
 
@@ -134,6 +136,8 @@ class Lifecycle:
             except Exception as crash:
                 attempt.crash = crash
                 attempt.cause = Cause.INTERNAL_ERROR
+            if slot.phase not in _OF_AN_ATTEMPT:
+                self.moves.wait_for(slot, "its start")  # it failed before it had to wait for anything
             phase, began_at = slot.phase, trio.current_time()
             if attempt.cause is not None and (not attempt.cause.asked or attempt.cause in _RELATED):
                 self.needs.end_bound_to(slot)
