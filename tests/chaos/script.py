@@ -61,6 +61,8 @@ class Player:
                 nursery.start_soon(self._bounded, operation, self._patience(), name=name)
                 await trio.sleep(self.rng.choice([0.0, 0.0, self.rng.random() * self.stage.pause]))
                 check()
+        assert self.leased == 0
+        assert [backend.leases for backend in self.stage.supervisor.backends if backend.leases] == []
 
     def _patience(self) -> float:
         return self.rng.choice([0.0, self.rng.random() * self.stage.patience, self.stage.patience])
