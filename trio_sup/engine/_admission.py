@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+
 from ._needs import Needs
 from ._slot import Slot
 from ._slots import SlotTable

@@ -22,7 +22,8 @@ class Groups:
     Args:
         restarts: How each group is restarted, by name.
 
-    Source: the restart strategies of Erlang/OTP supervisors; the order of a group is that of its first starts.
+    Source: the restart strategies of Erlang/OTP supervisors; the order of a group is that in which its members were first
+        defined or started.
     """
 
     table: SlotTable

@@ -160,7 +160,7 @@ class Slot:
     """One key: its phase, its port, its current attempt, and what is wanted of it.
 
     Attributes:
-        ordinal: Slots are numbered in the order in which they were first wanted.
+        ordinal: Keys are numbered in the order in which they were first defined or wanted.
         leave: A stop was asked: whatever ended the attempt, nothing follows it, unless `next` says otherwise.
         roused: Set when something was asked of a slot that rests (in BACKOFF or GIVEN_UP).
         ends: The unasked ends since the last explicit start, oldest first.

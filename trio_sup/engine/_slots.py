@@ -33,7 +33,7 @@ class SlotTable:
     """The slots that are not gone, by key.
 
     Attributes:
-        defined: What each key is started from when only its name is given.
+        defined: What each key is started from when only its name is given, in the order of their first definition.
         changes: Happen whenever a slot moves, or anything else that others wait for changes.
     """
 
@@ -41,7 +41,7 @@ class SlotTable:
         self.defined: dict[ProcessKey, BackendSpec] = {}
         self.changes = Changes()
         self._slots: dict[ProcessKey, Slot] = {}
-        self._ordinal = 0
+        self._ordinals: dict[ProcessKey, int] = {}
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(tuple(self._slots.values()))
@@ -52,9 +52,13 @@ class SlotTable:
     def __getitem__(self, key: ProcessKey) -> Slot:
         return self._slots[key]
 
+    def define(self, key: ProcessKey, spec: BackendSpec) -> None:
+        """Note what *key* is to be started from."""
+        self.defined[key] = spec
+        self._ordinals.setdefault(key, len(self._ordinals))
+
     def add(self, slot: Slot) -> None:
-        self._ordinal += 1
-        slot.ordinal = self._ordinal
+        slot.ordinal = self._ordinals.setdefault(slot.key, len(self._ordinals))
         self._slots[slot.key] = slot
 
     def remove(self, slot: Slot) -> None:

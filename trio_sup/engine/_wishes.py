@@ -44,7 +44,7 @@ class Wishes:
         """Note what *key* is to be started from, having checked all that can be checked without starting it."""
         self._check(spec, key)
         self._make_strategies(spec)
-        self.table.defined[key] = spec
+        self.table.define(key, spec)
 
     def want(self, spec: BackendSpec, key: ProcessKey, *, replace: bool = False, held: bool = False) -> Wanted:
         """Have *spec* started in the slot *key*, or join what is under way there; see `Supervisor.start`.
@@ -57,7 +57,7 @@ class Wishes:
         self._check(spec, key)
         wanted = self._want(spec, key, replace)
         wanted.held = wanted.held or held
-        self.table.defined[key] = spec
+        self.table.define(key, spec)
         return wanted
 
     def _check(self, spec: BackendSpec, key: ProcessKey) -> None:
