@@ -94,8 +94,10 @@ def scan() -> list[Process]:
             seen[name] = read_process(int(name))
 
 
-def read_environment(pid: int) -> bytes | None:
+def read_environment(pid: int | str) -> bytes | None:
     """The environment a process was executed with, NUL-separated; None if it is unreadable or the process gone.
+
+    A thread can be named as well, as ``PID/task/TID``.
 
     Empty for a zombie, for a process executed with an empty environment, and for one that is inside execve (the child
     of a `Popen` that has just returned usually is). Cut short if the process calls execve meanwhile.
@@ -112,6 +114,8 @@ def read_environment(pid: int) -> bytes | None:
         finally:
             os.close(descriptor)
     except OSError as error:
+        if error.errno == errno.ESRCH:
+            return b""  # a zombie: there is no memory left to read from (older kernels say so by an empty file)
         if error.errno in _NOT_THERE or error.errno == errno.EIO:
             return None
         raise
@@ -142,21 +146,31 @@ def visible_markers(pid: int) -> tuple[str, ...] | None:
         # One piece is read as a whole; between two of them an execve cuts the rest off.
         if environment is None or 0 < len(environment) < _PIECE:
             return markers_in(environment or b"")
-        length = _environment_length(pid)
-        if length is None or length == len(environment):
-            return None if length is None else markers_in(environment)
+        fields = _read_stat(pid, 49)
+        if fields is None or fields[0] in b"ZXx":
+            return _markers_of_threads(pid) if fields and int(fields[17]) > 1 else ()
+        # Where the code of the program begins is set last, after the bounds of the environment. Those alone do not
+        # tell: at first there are none, and then the end stands at the beginning until all entries have been counted.
+        code_begins, environment_begins, environment_ends = fields[23], int(fields[47]), int(fields[48])
+        if code_begins == b"0":
+            return None
+        if environment_ends - environment_begins == len(environment):
+            return markers_in(environment)
     return None  # it does nothing but execute one program after the other
 
 
-def _environment_length(pid: int) -> int | None:
-    """How many bytes the environment of a process has; None while it is inside execve."""
-    fields = _read_stat(pid, 49)
-    if fields is None or fields[0] in b"ZXx":
-        return 0
-    # Where the code of the program begins is set last, after the bounds of the environment. Those alone do not tell:
-    # at first there are none, and then the end stands at the beginning until all entries have been counted.
-    code_begins, environment_begins, environment_ends = fields[23], int(fields[47]), int(fields[48])
-    return environment_ends - environment_begins if code_begins != b"0" else None
+def _markers_of_threads(pid: int) -> tuple[str, ...]:
+    """The marker entries of a process whose main thread has ended, which takes the environment out of its sight."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return ()
+        raise
+    for thread in threads:
+        if markers := markers_in(read_environment(f"{pid}/task/{thread}") or b""):
+            return markers
+    return ()
 
 
 def markers_of(pid: int) -> tuple[str, ...]:
