@@ -67,7 +67,7 @@ def marked_processes() -> list[str]:
     return [
         f"{process.pid} {_proc.command_of(process.pid)}"
         for process in _proc.scan()
-        if process.state not in "ZX" and _traces.OWN_MARK in _proc.markers_of(process.pid)
+        if process.alive and _traces.OWN_MARK in _proc.markers_of(process.pid)
     ]
 
 

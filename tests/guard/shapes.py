@@ -17,6 +17,7 @@ SHAPES = {
     "children a millisecond old": child("keeps_forking"),
     "daemon with marker": child("daemonizes", "keeps"),
     "daemon with marker, no leader": child("daemonizes", "keeps", "ends"),
+    "daemon with marker, main thread gone": child("daemonizes", "threads"),
     "no marker, own session, parent there": shell("env -i setsid sh -c 'echo ready; exec sleep 1000' & wait"),
     "no marker, leader's session, no leader": shell("env -i sh -c 'echo ready; exec sleep 1000' & exit 0"),
     "ignores signals": shell("trap '' INT TERM HUP; sh -c 'echo ready; while :; do sleep 1000; done' & wait"),

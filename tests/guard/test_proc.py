@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,6 @@ from trio_sup.guard._proc import (
     Delivery,
     Process,
     command_of,
-    is_inside_execve,
     kill_exactly,
     markers_of,
     read_environment,
@@ -34,7 +34,7 @@ from .talking import child, is_alive, talker
 @contextmanager
 def running(*command: str, env: dict[str, str] | None = None, user: int | None = None) -> Iterator[Process]:
     process = subprocess.Popen(command or ("sleep", "1000"), env=env, user=user)
-    while is_inside_execve(process.pid):
+    while visible_markers(process.pid) is None:
         pass
     found = read_process(process.pid)
     assert found is not None
@@ -137,7 +137,6 @@ def test_without_a_marker_there_are_no_entries() -> None:
 def test_an_empty_environment_is_told_from_one_that_is_just_being_made() -> None:
     with running(env={}) as process:
         assert read_environment(process.pid) == b""
-        assert not is_inside_execve(process.pid)
         assert visible_markers(process.pid) == ()
     inside = 0
     for _ in range(50):
@@ -152,6 +151,20 @@ def test_a_marker_behind_a_large_environment_is_found() -> None:
     large = {f"V{number}": "x" * 100_000 for number in range(10)}
     with running(env={**large, "TRIO_SUP_TREE": "a/1"}) as process:
         assert markers_of(process.pid) == ("a/1",)
+
+
+def test_a_marker_is_seen_or_else_it_is_said_that_it_cannot_be(tmp_path: Path) -> None:
+    program = tmp_path / "executes_itself"
+    program.write_text('#!/bin/sh\nexec "$0"\n')
+    program.chmod(0o755)
+    large = {f"V{number}": "x" * 100_000 for number in range(10)}
+    process = subprocess.Popen([program], env={**large, "TRIO_SUP_TREE": "a/1"})
+    try:
+        seen = {visible_markers(process.pid) for _ in range(2000)}
+    finally:
+        process.kill()
+        process.wait()
+    assert seen - {None} == {("a/1",)}
 
 
 def test_a_command_is_shown_or_else_the_name() -> None:

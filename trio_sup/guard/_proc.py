@@ -18,6 +18,10 @@ _MARKER_PREFIX = f"{MARKER}=".encode()
 # What /proc says of a process that has ended, or that is hidden from us. Anything else (no descriptor left, no
 # memory) is not an answer, and must never pass for "it is gone".
 _NOT_THERE = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM})
+# Bytes of an environment that are read at once.
+_PIECE = 65536
+# How often an environment is looked at, if each look falls into another execve.
+_LOOKS = 5
 
 
 class Process(NamedTuple):
@@ -56,17 +60,6 @@ def read_process(pid: int) -> Process | None:
     )
 
 
-def is_inside_execve(pid: int) -> bool:
-    """Whether a process whose environment reads as empty is just being given another one.
-
-    Raises:
-        OSError: It could not be looked at, for want of descriptors or memory.
-    """
-    fields = _read_stat(pid, 49)
-    # The end of the environment in memory: 0 until execve has put it there; an environment without entries has one.
-    return fields is not None and fields[0] not in b"ZXx" and fields[48] == b"0"
-
-
 def _read_stat(pid: int, count: int) -> list[bytes] | None:
     """At least the first *count* fields of /proc/PID/stat that follow the name of the program."""
     try:
@@ -101,11 +94,13 @@ def scan() -> list[Process]:
             seen[name] = read_process(int(name))
 
 
-def read_environment(pid: int) -> bytes | None:
+def read_environment(pid: int | str) -> bytes | None:
     """The environment a process was executed with, NUL-separated; None if it is unreadable or the process gone.
 
+    A thread can be named as well, as ``PID/task/TID``.
+
     Empty for a zombie, for a process executed with an empty environment, and for one that is inside execve (the child
-    of a `Popen` that has just returned usually is).
+    of a `Popen` that has just returned usually is). Cut short if the process calls execve meanwhile.
 
     Raises:
         OSError: It could not be looked at, for want of descriptors or memory.
@@ -114,11 +109,13 @@ def read_environment(pid: int) -> bytes | None:
     try:
         descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY)
         try:
-            while part := os.read(descriptor, 65536):
+            while part := os.read(descriptor, _PIECE):
                 parts.append(part)
         finally:
             os.close(descriptor)
     except OSError as error:
+        if error.errno == errno.ESRCH:
+            return b""  # a zombie: there is no memory left to read from (older kernels say so by an empty file)
         if error.errno in _NOT_THERE or error.errno == errno.EIO:
             return None
         raise
@@ -144,12 +141,36 @@ def visible_markers(pid: int) -> tuple[str, ...] | None:
     Raises:
         OSError: It could not be looked at, for want of descriptors or memory.
     """
-    environment = read_environment(pid)
-    if environment == b"":
-        if is_inside_execve(pid):
+    for _ in range(_LOOKS):
+        environment = read_environment(pid)
+        # One piece is read as a whole; between two of them an execve cuts the rest off.
+        if environment is None or 0 < len(environment) < _PIECE:
+            return markers_in(environment or b"")
+        fields = _read_stat(pid, 49)
+        if fields is None or fields[0] in b"ZXx":
+            return _markers_of_threads(pid) if fields and int(fields[17]) > 1 else ()
+        # Where the code of the program begins is set last, after the bounds of the environment. Those alone do not
+        # tell: at first there are none, and then the end stands at the beginning until all entries have been counted.
+        code_begins, environment_begins, environment_ends = fields[23], int(fields[47]), int(fields[48])
+        if code_begins == b"0":
             return None
-        environment = read_environment(pid)  # the execve may have ended between the two looks
-    return markers_in(environment or b"")
+        if environment_ends - environment_begins == len(environment):
+            return markers_in(environment)
+    return None  # it does nothing but execute one program after the other
+
+
+def _markers_of_threads(pid: int) -> tuple[str, ...]:
+    """The marker entries of a process whose main thread has ended, which takes the environment out of its sight."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return ()
+        raise
+    for thread in threads:
+        if markers := markers_in(read_environment(f"{pid}/task/{thread}") or b""):
+            return markers
+    return ()
 
 
 def markers_of(pid: int) -> tuple[str, ...]:
