@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -69,10 +70,8 @@ class Player:
 
     async def _bounded(self, operation: Callable[[], Awaitable[object]], patience: float) -> None:
         with trio.move_on_after(patience):
-            try:
+            with suppress(*REFUSALS):
                 await operation()
-            except REFUSALS:
-                pass
 
     def _choose(self) -> tuple[str, Callable[[], Awaitable[object]]]:
         rng, sup = self.rng, self.stage.supervisor

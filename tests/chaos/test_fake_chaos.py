@@ -7,6 +7,7 @@ import math
 import random
 import signal
 import sys
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -16,6 +17,7 @@ from trio.testing import MockClock
 import trio_sup
 from tests.chaos.script import Player, Stage, Witness, splits
 from trio_sup import BackendSpec, ExitStatus, Liveness, Phase, Readiness
+from trio_sup._values import GroupRestart
 from trio_sup.engine._identity import Identity, Verdict
 from trio_sup.testing import FakeBackend, FakeSystem
 
@@ -62,7 +64,7 @@ def behaviour(rng: random.Random) -> FakeBackend:
     )
 
 
-def faults(system: FakeSystem) -> list[object]:
+def faults(system: FakeSystem) -> list[Callable[[random.Random], None]]:
     def end(rng: random.Random) -> None:
         if running := system.running():
             rng.choice(running).exit(rng.choice([None, ExitStatus(signal=signal.SIGKILL), ExitStatus(code=3)]))
@@ -94,19 +96,17 @@ async def episode(rng: random.Random, operations: int, moves: set[tuple[Phase, P
     endless = iter(lambda: behaviour(rng), None)
     system = FakeSystem(endless)
     max_running = None
-    async with trio.open_nursery() as nursery:
-        async with trio_sup.open_supervisor(
-            system=system,
-            install_lock="memory",
-            groups={"pair": "one-for-all", "row": "rest-for-one"},
-            max_running=max_running,
-        ) as sup:
-            witness = Witness(sup, max_running)
-            nursery.start_soon(witness.follow, sup.events())
-            for spec in SPECS:
-                sup.define(spec, replicas=2)
-            player = Player(Stage(supervisor=sup, specs=SPECS, faults=faults(system), pause=2.0, patience=30.0), rng)  # type: ignore[arg-type]
-            await player.play(operations, witness.look)
+    groups: dict[str, GroupRestart] = {"pair": "one-for-all", "row": "rest-for-one"}
+    async with (
+        trio.open_nursery() as nursery,
+        trio_sup.open_supervisor(system=system, install_lock="memory", groups=groups, max_running=max_running) as sup,
+    ):
+        witness = Witness(sup, max_running)
+        nursery.start_soon(witness.follow, sup.events())
+        for spec in SPECS:
+            sup.define(spec, replicas=2)
+        player = Player(Stage(supervisor=sup, specs=SPECS, faults=faults(system), pause=2.0, patience=30.0), rng)
+        await player.play(operations, witness.look)
     assert sup.backends == ()
     assert [child for child in system.running() if not child.behaviour.survives_kill] == []
     assert all(child.closed for child in system.children)

@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import trio
@@ -27,7 +27,7 @@ READY = Readiness(probe="tcp", timeout=5, period=0.5)
 
 
 def spec(name: str, child: str, **fields: object) -> BackendSpec:
-    return BackendSpec(**{"name": name, "command": child_command(child), "readiness": READY, "grace": 0.5, **fields})  # type: ignore[arg-type]
+    return BackendSpec(**{"name": name, "command": child_command(child), "readiness": READY, "grace": 0.5, **fields})
 
 
 SPECS = [
@@ -73,10 +73,8 @@ def faults(sup: trio_sup.Supervisor, taken: list[socket.socket]) -> list[Callabl
     def hit(rng: random.Random) -> None:
         pid = any_pid(rng)
         if pid is not None:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGSEGV]))
-            except ProcessLookupError:
-                pass
 
     def kill_the_guard(rng: random.Random) -> None:
         guards = [

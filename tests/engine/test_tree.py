@@ -122,6 +122,16 @@ def test_a_recorded_descendant_stays_a_member_until_its_number_means_another_pro
     assert tree.members(ProcessTable([escaped._replace(started=101)])) == []
 
 
+def test_one_that_was_listed_and_has_ended_since_leaves_it_open_whether_all_were_seen() -> None:
+    process = subprocess.Popen(["true"])
+    listed = read_process(process.pid)
+    assert listed is not None
+    process.wait()
+    table = ProcessTable([listed._replace(state="S")])
+    assert table.unsettled(since=listed.started)
+    assert not ProcessTable([listed._replace(state="Z")]).unsettled(since=listed.started)
+
+
 def test_each_environment_is_read_once_and_only_if_young_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 

@@ -138,6 +138,7 @@ def test_an_empty_environment_is_told_from_one_that_is_just_being_made() -> None
     with running(env={}) as process:
         assert read_environment(process.pid) == b""
         assert visible_markers(process.pid) == ()
+    assert visible_markers(process.pid) is None  # it has ended, and may have left a child that is in no list
     inside = 0
     for _ in range(50):
         started = subprocess.Popen(["true"], env={"A": "1"})  # returns when execve has begun

@@ -22,8 +22,8 @@ class Groups:
     Args:
         restarts: How each group is restarted, by name.
 
-    Source: the restart strategies of Erlang/OTP supervisors; the order of a group is that in which its members were first
-        defined or started.
+    Source: the restart strategies of Erlang/OTP supervisors; the order of a group is that in which its
+        members were first defined or started.
     """
 
     table: SlotTable

@@ -97,7 +97,7 @@ def find(
             found.append(process)
         # A leader begins a session in our own pid namespace, so nothing of a tree ever shows session 0; kernel
         # threads do.
-        elif process.session:
+        elif process.session and process.alive:
             entries = _proc.visible_markers(process.pid)
             if any(entry.startswith(prefix) for entry in entries or ()):
                 found.append(process)

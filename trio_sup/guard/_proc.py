@@ -136,7 +136,10 @@ def markers_in(environment: bytes) -> tuple[str, ...]:
 
 
 def visible_markers(pid: int) -> tuple[str, ...] | None:
-    """The marker entries of a process; None while it is inside execve, where they cannot be seen.
+    """The marker entries of a process; None if nobody can tell just now, and another pass over all is needed.
+
+    That is while it is inside execve, where they cannot be seen; and when it has ended, because one that was alive
+    when the processes were listed may have left a child since that is in no list (a daemon does).
 
     Raises:
         OSError: It could not be looked at, for want of descriptors or memory.
@@ -144,11 +147,15 @@ def visible_markers(pid: int) -> tuple[str, ...] | None:
     for _ in range(_LOOKS):
         environment = read_environment(pid)
         # One piece is read as a whole; between two of them an execve cuts the rest off.
-        if environment is None or 0 < len(environment) < _PIECE:
-            return markers_in(environment or b"")
+        if environment is not None and 0 < len(environment) < _PIECE:
+            return markers_in(environment)
         fields = _read_stat(pid, 49)
-        if fields is None or fields[0] in b"ZXx":
-            return _markers_of_threads(pid) if fields and int(fields[17]) > 1 else ()
+        if fields is None:
+            return None
+        if fields[0] in b"ZXx":
+            return _markers_of_threads(pid) if int(fields[17]) > 1 else None
+        if environment is None:
+            return ()
         # Where the code of the program begins is set last, after the bounds of the environment. Those alone do not
         # tell: at first there are none, and then the end stands at the beginning until all entries have been counted.
         code_begins, environment_begins, environment_ends = fields[23], int(fields[47]), int(fields[48])
@@ -159,13 +166,13 @@ def visible_markers(pid: int) -> tuple[str, ...] | None:
     return None  # it does nothing but execute one program after the other
 
 
-def _markers_of_threads(pid: int) -> tuple[str, ...]:
+def _markers_of_threads(pid: int) -> tuple[str, ...] | None:
     """The marker entries of a process whose main thread has ended, which takes the environment out of its sight."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError as error:
         if error.errno in _NOT_THERE:
-            return ()
+            return None
         raise
     for thread in threads:
         if markers := markers_in(read_environment(f"{pid}/task/{thread}") or b""):
