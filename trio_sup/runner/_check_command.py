@@ -116,9 +116,9 @@ class _Entry:
             "stop_policy": self.stop_policy,
             "restart_policy": self.restart_policy,
             "restarts": {
-                story: {
+                story.replace(" ", "_"): {
                     "delays": [{"seconds": delay, "times": times} for delay, times in schedule.rows],
-                    "waiting": schedule.waited,
+                    "waiting": None if schedule.outcome == "goes on" else schedule.waited,
                     "then": schedule.outcome,
                     "why": schedule.why or None,
                 }
