@@ -167,7 +167,7 @@ def test_nothing_is_started_and_nothing_is_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["trio-sup.toml"]
 
 
-def test_a_plugins_policy_is_played_without_chance(tmp_path: Path) -> None:
+def test_every_policy_is_played_without_chance_and_told_in_one_line(tmp_path: Path) -> None:
     install(tmp_path / "site", "policies", POLICIES)
     config = f"""
     [backends.slow]
@@ -176,6 +176,9 @@ def test_a_plugins_policy_is_played_without_chance(tmp_path: Path) -> None:
     [backends.twice]
     {command_of("sh")}
     restart_policy = "once"
+    [backends.steady]
+    {command_of("sh")}
+    restart_policy = {{ strategy = "always", delay = "20s", factor = 1, limit = 0 }}
     """
     lines = shown(tmp_path, config).splitlines()
     assert (
@@ -183,6 +186,7 @@ def test_a_plugins_policy_is_played_without_chance(tmp_path: Path) -> None:
         "never gives up" in lines
     )
     assert "    crashes       restarts after 3 s; then left ended" in lines
+    assert "    crashes       restarts after 20 s each time; never gives up" in lines
 
 
 def test_a_policy_that_cannot_decide_is_a_problem_of_each_backend_that_has_it(tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ class _Entry:
 def _told(schedule: Schedule) -> str:
     rows = [_row(delay, times) for delay, times in schedule.rows]
     if schedule.outcome == "goes on" and schedule.rows[-1][1] > 1:
-        rows[-1] = f"then every {in_words(schedule.delays[-1])}"
+        last = in_words(schedule.delays[-1])
+        rows[-1] = f"then every {last}" if len(rows) > 1 else f"{last} each time"
     if len(rows) > _SHOWN_ROWS:
         rows[_SHOWN_ROWS - 2 : -1] = ["…"]
     restarts = f"restarts after {', '.join(rows)}; " if rows else ""
