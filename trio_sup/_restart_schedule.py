@@ -14,7 +14,7 @@ from ._restarts import REMEMBERED, checked
 from .strategies import AttemptEnd, GiveUp, RestartPolicy
 
 STEPS = REMEMBERED
-"""Restarts after which a policy is taken to go on for ever."""
+"""Restarts after which a policy is taken to go on for ever: it could not be told of more."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +59,7 @@ def play(policy: RestartPolicy, *, ready_for: float | None, success: bool = Fals
     while len(delays) < STEPS:
         now += ready_for or 0.0
         ends.append(AttemptEnd(ended_at=now, ready_for=ready_for, success=success))
-        decision = checked(policy.decide(tuple(ends[-REMEMBERED:]), Midway()))
+        decision = checked(policy.decide(tuple(ends), Midway()))
         if decision is None:
             return Schedule(delays=delays, outcome="left ended")
         if isinstance(decision, GiveUp):

@@ -24,7 +24,7 @@ import pytest
 import trio
 
 import trio_sup
-from trio_sup import Readiness, events, hookspecs
+from trio_sup import Liveness, Readiness, events, hookspecs
 from trio_sup.engine._plugins import Kind, Plugins
 from trio_sup.runner._config import ConfiguredBackend, Settings, interpret
 
@@ -157,7 +157,7 @@ async def play(command: Command, folder: Path, environment: Mapping[str, str]) -
     shown = [*command.shown, *(command.shown_after or ())]
     assert missing(shown, output) == [], output
     if shown and "…" not in map(str.strip, shown):
-        assert len(shown) == len([line for line in output.splitlines() if not _BUSY.search(line)]), output
+        assert len(shown) == len([line for line in output.splitlines() if line and not _BUSY.search(line)]), output
 
 
 @pytest.mark.usefixtures("nothing_survives")
@@ -281,6 +281,7 @@ def compare(shown: Mapping[str, str], fields: Sequence[attrs.Attribute[Any]]) ->
         ("Top of the file", Settings),
         ("`[backends.NAME]`", ConfiguredBackend),
         ("`[backends.NAME.readiness]`", Readiness),
+        ("`[backends.NAME.liveness]`", Liveness),
     ],
 )
 def test_every_key_of_the_configuration_is_listed_with_its_default(heading: str, cls: Any) -> None:
@@ -302,7 +303,7 @@ def test_every_strategy_is_listed_with_its_options(kind: Kind) -> None:
 
 
 def _plural(kind: str) -> str:
-    return {"stop policy": "Stop policies", "port strategy": "Port strategies"}.get(kind, f"{kind.capitalize()}s")
+    return f"{kind.capitalize()}s".replace("ys", "ies")
 
 
 def members(thing: Any) -> set[str]:
@@ -353,7 +354,7 @@ def test_every_hook_is_listed_with_what_it_says_itself() -> None:
         assert f"{name}{inspect.signature(hook)}".replace("'", "") in section, name
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "plugins"])
+@pytest.mark.parametrize("command", ["run", "check", "demo", "plugins"])
 def test_every_option_of_a_command_is_listed(command: str) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "trio_sup", command, "--help"], capture_output=True, text=True, check=True, timeout=30

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_sup import BackendSpec, Choice, ConfigError, ProcessKey
+from trio_sup import BackendSpec, Choice, ConfigError, Liveness, ProcessKey, Readiness
 from trio_sup.runner._config import Config, ConfiguredBackend, Settings, interpret, read_config
 
 PYTHON = f"[{sys.executable!r}]"
@@ -56,6 +56,7 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
         ports = {{ strategy = "affinity", range = "21000-21999", quarantine = "15s" }}
         install_lock = "memory"
         stop_policy = "kill"
+        restart_policy = {{ strategy = "on-failure", limit = 3 }}
 
         [backends.chat]
         command = {PYTHON}
@@ -67,7 +68,10 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
         directory = "/srv/chat"
         cwd = "."
         success_codes = [0, 143]
+        success_signals = ["TERM", "SIGINT"]
         stop_policy = "terminate"
+        restart_policy = "always"
+        liveness = {{ probe = "tcp", period = "20s" }}
         readiness = {{ probe = "tcp", timeout = "1m30s" }}
 
         [backends.other]
@@ -87,6 +91,38 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
     assert chat.env_file == tmp_path / "chat.env"
     assert chat.directory == Path("/srv/chat")
     assert chat.readiness.timeout == 90
+    assert config.settings.restart_policy == Choice("on-failure", limit=3)
+    assert (chat.restart_policy, other.restart_policy) == (Choice("always"), None)
+    assert chat.success_signals == {signal.SIGTERM, signal.SIGINT}
+    assert chat.liveness == Liveness(probe="tcp", period=20)
+    assert other.liveness is None
+
+
+def test_every_strategy_that_is_chosen_is_known(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        f"""
+        restart_policy = {{ strategy = "on-failure", limit = 3 }}
+        [backends.chat]
+        command = {PYTHON}
+        stop_policy = "kill"
+        restart_policy = "always"
+        liveness = {{ probe = "tcp" }}
+        [backends.other]
+        command = {PYTHON}
+        """,
+    )
+    assert list(config.strategies()) == [
+        ("port strategy", Choice("affinity")),
+        ("install lock", Choice("file")),
+        ("stop policy", Choice("free-then-terminate")),
+        ("restart policy", Choice("on-failure", limit=3)),
+        ("probe", Choice("localai")),
+        ("probe", Choice("tcp")),
+        ("stop policy", Choice("kill")),
+        ("restart policy", Choice("always")),
+        ("probe", Choice("localai")),
+    ]
 
 
 def test_the_token_is_read_from_its_file(tmp_path: Path) -> None:
@@ -108,6 +144,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         ports = {{ strategy = "affinity", range = "9-1" }}
         install_lock = "fiel"
         stop_policy = {{ strategy = "terminate", x = 1 }}
+        restart_policy = "alwas"
         host = 3
         token_file = "missing"
 
@@ -117,7 +154,14 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         grace = "soon"
         replica = 1
         stop_policy = "kil"
+        restart_policy = {{ strategy = "on-failure", delay = "1m", limits = 3 }}
+        success_signals = ["SIGFOO"]
         readiness = {{ probe = "tpc", timeout = 0, interval = "x" }}
+
+        [backends.chat.liveness]
+        probe = "lokalai"
+        period = 0
+        perod = 1
 
         [backends.third]
         name = "x"
@@ -155,6 +199,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         "ports.range: ",
         "install_lock: unknown install lock 'fiel': known are file, memory; did you mean 'file'?",
         "stop_policy.x: unknown key",
+        "restart_policy: unknown restart policy 'alwas': known are always, never, on-failure; did you mean 'always'?",
         "host: expected a host name",
         "token_file: cannot be read: No such file",
         "backends.chat.command: cannot run '/nonexistent/program'",
@@ -162,6 +207,11 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         "backends.chat.grace: expected a duration",
         "backends.chat.replica: unknown key; did you mean 'replicas'?",
         "backends.chat.stop_policy: unknown stop policy 'kil'",
+        "backends.chat.restart_policy.limits: unknown key; did you mean 'limit'?",
+        "backends.chat.success_signals: expected a signal",
+        "backends.chat.liveness.period: must be longer than 0 seconds",
+        "backends.chat.liveness.perod: unknown key; did you mean 'period'?",
+        "backends.chat.liveness.probe: unknown probe 'lokalai'",
         "backends.chat.readiness.probe: unknown probe 'tpc'",
         "backends.chat.readiness.timeout: must be longer than 0 seconds",
         "backends.chat.readiness.interval: expected a duration",
@@ -245,12 +295,13 @@ def test_a_directory_is_no_configuration(tmp_path: Path) -> None:
 # ---- anything at all
 
 KEYS = [
-    *(field.name for cls in (Settings, ConfiguredBackend) for field in attrs.fields(cls)),
-    *("backends", "probe", "strategy", "timeout", "interval", "range", "directory"),
+    *(field.name for cls in (Settings, ConfiguredBackend, Readiness, Liveness) for field in attrs.fields(cls)),
+    *("backends", "strategy", "range", "delay", "max_delay", "factor", "jitter", "limit", "healthy_after"),
 ]
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(),
-    st.sampled_from(["affinity", "file", "kill", "tcp", "exec", "http", "1s", "-1s", "/", "python3", "\0", "a#1"]),
+    st.sampled_from(["affinity", "file", "kill", "always", "tcp", "exec", "http", "1s", "-1s", "/", "python3"]),
+    st.sampled_from(["\0", "a#1"]),
 )  # fmt: skip
 VALUES = st.recursive(
     LEAVES,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trio_sup import Choice, ConfigError
+from trio_sup import Choice, ConfigError, Liveness
 from trio_sup.runner._config import Config, interpret
 
 COMMAND = [sys.executable]
@@ -71,6 +71,23 @@ def test_an_option_is_added_to_the_strategy_that_is_chosen(tmp_path: Path) -> No
     )
     assert config.settings.ports == Choice("lifo", range="30000-30010")
     assert config.backends[0].readiness.probe == Choice("http", status=204)
+
+
+def test_options_of_restart_policies_and_liveness_can_be_given(tmp_path: Path) -> None:
+    table = {"restart_policy": "on-failure", "backends": {"chat": {"command": COMMAND, "restart_policy": "always"}}}
+    config = with_environment(
+        tmp_path,
+        table,
+        RESTART_POLICY__LIMIT="3",
+        BACKENDS__CHAT__RESTART_POLICY__PERIOD="1m",
+        BACKENDS__CHAT__LIVENESS__PROBE__SERVICE="x",
+        BACKENDS__CHAT__LIVENESS__PROBE__STRATEGY="grpc-health",
+        BACKENDS__CHAT__LIVENESS__PERIOD="3s",
+    )
+    assert config.settings.restart_policy == Choice("on-failure", limit=3)
+    (chat,) = config.backends
+    assert chat.restart_policy == Choice("always", period="1m")
+    assert chat.liveness == Liveness(probe=Choice("grpc-health", service="x"), period=3)
 
 
 def test_an_option_is_added_to_the_default_strategy(tmp_path: Path) -> None:

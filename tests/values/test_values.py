@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import trio_sup
 from trio_sup import BackendSpec, Choice, Readiness
-from trio_sup._units import seconds
+from trio_sup._units import in_words, seconds
 
 SPEC = BackendSpec(name="x", command=["x"])
 
@@ -74,10 +74,23 @@ def test_durations(text: Any, value: float) -> None:
     assert seconds(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "s", "1", "1 fortnight", "-1s", "1s2", "1e3s", None, [], True])
+@pytest.mark.parametrize(
+    "text", ["", "s", "1", "1 fortnight", "-1s", "1s2", "1e3s", None, [], True, float("inf"), 10**400, "9" * 400 + "s"]
+)
 def test_what_is_no_duration(text: Any) -> None:
     with pytest.raises(trio_sup.InvalidValue):
         seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (0, "0 s"), (0.5, "0.5 s"), (0.0012, "0.0012 s"), (7.500000001, "7.5 s"), (59.99, "59.99 s"), (60, "1 min"),
+        (90.4, "1 min 30 s"), (3600, "1 h"), (7199.9, "2 h"), (5405, "1 h 30 min 5 s"), (360000, "100 h"),
+    ],
+)  # fmt: skip
+def test_durations_in_words(duration: float, text: str) -> None:
+    assert in_words(duration) == text
 
 
 @given(st.text(max_size=10))

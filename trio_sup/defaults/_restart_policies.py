@@ -164,7 +164,7 @@ class Always:
             if self._is_set("period"):
                 raise self._refusal("period", "has no effect with limit 0: leave it out, or raise limit")
         elif (fastest := fastest_restarts(self.limit, self._backoff, self.healthy_after)) >= self.period:
-            why = f"is too short for limit, {_counted(self.limit, 'restart')} take {in_words(fastest)} of waiting"
+            why = f"is too short for limit, {_counted(self.limit, 'restart')} take at least {in_words(fastest)}"
             raise self._refusal("period", f"{why}: raise period, or lower limit or delay")
         pace = fastest_pace(self._backoff, self.healthy_after)
         if pace < _SLOWEST_LOOP:

@@ -13,6 +13,7 @@ import trio
 
 from .._phases import Cause, Phase, Then
 from .._reports import Backend, ExitReport, ExitStatus, StopReport
+from .._restarts import REMEMBERED
 from .._values import BackendSpec, ProcessKey
 from ..bridge import Channel
 from ..errors import TrioSupError
@@ -21,9 +22,6 @@ from ..strategies import AttemptEnd, LaunchPreparation, PortStrategy, Probe, Res
 from ._command import Command
 from ._output import OutputRing
 from ._system import Child, HeldPort
-
-KEPT_ENDS = 1000
-"""Unasked ends that a restart policy gets to see."""
 
 
 @attrs.frozen(kw_only=True)
@@ -183,7 +181,7 @@ class Slot:
     next: Wanted | None = None
     leave: bool = False
     roused: trio.Event = attrs.field(factory=trio.Event)
-    ends: deque[AttemptEnd] = attrs.field(factory=lambda: deque(maxlen=KEPT_ENDS))
+    ends: deque[AttemptEnd] = attrs.field(factory=lambda: deque(maxlen=REMEMBERED))
     restarts: int = 0
     due_at: float | None = None
     why: str | None = None

@@ -20,7 +20,7 @@ PluginOption = Annotated[
     Parameter(name=["--plugin", "-p"], negative="", consume_multiple=False, show_default=False),
 ]
 _DEFAULT_CONFIG = Path("trio-sup.toml")
-_OWN = frozenset({"run", "demo", "plugins"})
+_OWN = frozenset({"run", "check", "demo", "plugins"})
 
 
 def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
@@ -130,6 +130,33 @@ def _app(guard_pid: int | None) -> App:
         checked = read_config(config, os.environ, chosen.plugins, chosen.problems)
         chosen.required.update(checked.settings.required_plugins)
         return run_backends(checked, chosen.plugins, state_dir, quiet=quiet, as_json=json, guard_pid=guard_pid)
+
+    @app.command
+    def check(*, config: ConfigFile = _DEFAULT_CONFIG, json: Flag = False, plugin: PluginOption = ()) -> int:
+        """Read the configuration as `run` does, start nothing, and tell what each backend comes to.
+
+        For each backend: its processes, command, probe and stop policy, and when it would be restarted and given up.
+        Exits with 2 if the configuration cannot be used, and says all that is wrong with it.
+
+        Parameters
+        ----------
+        config
+            The configuration file. Environment variables override it, as they do for `run`.
+        json
+            Print one JSON document instead.
+        plugin
+            Load this plugin or module besides the installed ones, and fail without it; `no:NAME` leaves one out.
+            Can be given several times.
+        """
+        from ._check_command import show_check
+        from ._chosen_plugins import ChosenPlugins
+        from ._config import read_config
+
+        chosen = ChosenPlugins(plugin, os.environ)
+        chosen.complain()
+        checked = read_config(config, os.environ, chosen.plugins, chosen.problems)
+        show_check(checked, chosen.plugins, as_json=json)
+        return 0
 
     @app.command
     def plugins(*, config: ConfigFile = _DEFAULT_CONFIG, json: Flag = False, plugin: PluginOption = ()) -> int:

@@ -16,7 +16,7 @@ import attrs
 
 from .._structuring import InvalidTable, below, structure
 from .._units import seconds
-from .._values import BackendSpec, Choice, ProcessKey, Readiness, to_choice
+from .._values import BackendSpec, Choice, Liveness, ProcessKey, Readiness, to_choice
 from ..engine._command import check
 from ..engine._loading import PluginProblem, names_of
 from ..engine._plugins import Kind, Plugins
@@ -77,6 +77,7 @@ class Settings:
     ports: Any = attrs.field(default=Choice("affinity"), converter=to_choice)
     install_lock: Any = attrs.field(default=Choice("file"), converter=to_choice)
     stop_policy: Any = attrs.field(default=Choice("free-then-terminate"), converter=to_choice)
+    restart_policy: Any = attrs.field(default=Choice("never"), converter=to_choice)
     required_plugins: Sequence[str] = attrs.field(default=(), converter=_to_names)
 
 
@@ -114,10 +115,15 @@ class Config:
         yield "port strategy", self.settings.ports
         yield "install lock", self.settings.install_lock
         yield "stop policy", self.settings.stop_policy
+        yield "restart policy", self.settings.restart_policy
         for backend in self.backends:
             yield "probe", backend.readiness.probe
+            if backend.liveness is not None:
+                yield "probe", backend.liveness.probe
             if backend.stop_policy is not None:
                 yield "stop policy", backend.stop_policy
+            if backend.restart_policy is not None:
+                yield "restart policy", backend.restart_policy
             for preparation in backend.launch:
                 yield "launch preparation", preparation
 
@@ -126,6 +132,7 @@ _KNOWN: Mapping[tuple[str, ...], type] = {
     (): Settings,
     ("backends", "*"): ConfiguredBackend,
     ("backends", "*", "readiness"): Readiness,
+    ("backends", "*", "liveness"): Liveness,
 }
 TOP_LEVEL = frozenset({"backends", *(field.name for field in attrs.fields(Settings))})
 """Keys at the top of the file that no plugin can have."""
@@ -244,6 +251,7 @@ class _Reader:
         self._check_strategy("port strategy", settings.ports, "ports")
         self._check_strategy("install lock", settings.install_lock, "install_lock")
         self._check_strategy("stop policy", settings.stop_policy, "stop_policy")
+        self._check_strategy("restart policy", settings.restart_policy, "restart_policy")
         state_dir = settings.state_dir and self._folder / settings.state_dir
         return attrs.evolve(settings, state_dir=state_dir, token=self._token(settings))
 
@@ -298,7 +306,11 @@ class _Reader:
         backend = self._in_folder(backend)
         if backend.stop_policy is not None:
             self._check_strategy("stop policy", backend.stop_policy, f"{path}.stop_policy")
+        if backend.restart_policy is not None:
+            self._check_strategy("restart policy", backend.restart_policy, f"{path}.restart_policy")
         self._check_strategy("probe", backend.readiness.probe, f"{path}.readiness.probe")
+        if backend.liveness is not None:
+            self._check_strategy("probe", backend.liveness.probe, f"{path}.liveness.probe")
         for index, choice in enumerate(backend.launch):
             self._check_preparation(choice, backend, below(f"{path}.launch", index))
         self._check_command(backend, path)

@@ -19,7 +19,7 @@ PREFIX = "TRIO_SUP_"
 NOT_SETTINGS = frozenset({"TRIO_SUP_TREE", "TRIO_SUP_DISABLE_PLUGIN_AUTOLOAD"})
 
 _MORE: Mapping[tuple[str, ...], str] = {(): ", backends__NAME__…"}
-_STRATEGY = ("ports", "install_lock", "stop_policy", "probe")
+_STRATEGY = ("ports", "install_lock", "stop_policy", "restart_policy", "probe")
 
 
 @attrs.define

@@ -12,6 +12,7 @@ from ._install_locks import InstallLockContract
 from ._launch_preparations import LaunchPreparationContract
 from ._ports import PortStrategyContract
 from ._probes import ProbeContract
+from ._restart_policies import RestartPolicyContract
 from ._stop_policies import StopPolicyContract
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "LaunchPreparationContract",
     "PortStrategyContract",
     "ProbeContract",
+    "RestartPolicyContract",
     "StopPolicyContract",
 ]
