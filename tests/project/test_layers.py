@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent / "trio_sup"
 
 LAYERS = [
     {"errors", "events", "hookspecs", "strategies", "protocol", "_phases", "_reports", "_units", "_values"},
-    {"_port_pool", "_resolution", "_structuring", "guard"},
+    {"_port_pool", "_progress", "_resolution", "_room", "_structuring", "guard"},
     {"bridge", "defaults"},
     {"engine"},
     {"testing"},

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import attrs
 import trio
 
+from .._progress import Usage
 from .._reports import ExitStatus, Survivor
 from ..strategies import Launch
 from . import _tree
@@ -28,12 +29,16 @@ from ._listeners import ListenerWatch
 from ._output import Stream
 from ._port_hold import hold_port
 from ._sockets import SocketTable
+from ._tree_usage import exact_usage_of, usage_of
 
 if TYPE_CHECKING:
     from ..bridge import Bridge, Channel
 
 RESERVED_DESCRIPTORS = 32
 """Descriptors kept back for proving trees gone, health calls and shutdown when the limit is near."""
+
+MEASURED_AT_ONCE = 2
+"""Trees whose exact memory is measured at the same time."""
 
 _CHUNK = 64 * 1024
 
@@ -74,6 +79,10 @@ class Child(Protocol):
 
     async def remember(self) -> None:
         """Note its descendants, so that they are still known when the leader is gone."""
+        ...
+
+    async def usage(self, *, exact_memory: bool = False) -> Usage | None:
+        """What its tree has used so far; None if it could not be looked at. See `_tree_usage.usage_of`."""
         ...
 
     async def end_tree(self, timeout: float) -> TreeEnding:
@@ -125,6 +134,7 @@ class LinuxSystem:
         self._parent_guard = parent_guard
         self._child_descriptor_limit = child_descriptor_limit
         self._scan = _tree.SharedScan()
+        self._measuring = trio.CapacityLimiter(MEASURED_AT_ONCE)
         self._guard: Guard
         self._bridge: Bridge
         self._sockets: SocketTable
@@ -193,6 +203,10 @@ class LinuxSystem:
     @property
     def scan(self) -> _tree.SharedScan:
         return self._scan
+
+    @property
+    def measuring(self) -> trio.CapacityLimiter:
+        return self._measuring
 
     async def wait_for_listener(self, port: int) -> None:
         await self._listeners.wait_for(port)
@@ -302,6 +316,15 @@ class LinuxChild:
     async def remember(self) -> None:
         with suppress(OSError):  # no descriptors to look with
             self.tree.remember(await self._system.scan.fresh())
+
+    async def usage(self, *, exact_memory: bool = False) -> Usage | None:
+        try:
+            pids = [process.pid for process in self.tree.members(await self._system.scan.fresh())]
+            if exact_memory:
+                return await exact_usage_of(pids, self._system.measuring)
+            return usage_of(pids, exact_memory=False)
+        except OSError:
+            return None  # no descriptors to look with
 
     async def end_tree(self, timeout: float) -> TreeEnding:
         left = 0

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import attrs
 import trio
 
+from .._progress import Usage
 from .._reports import ExitStatus, Survivor
 from ..engine._identity import Identity, Verdict
 from ..engine._output import Stream
@@ -22,6 +23,9 @@ from ..engine._system import TreeEnding
 from ..errors import CallFailed
 from ..protocol import backend_pb2
 from ..strategies import Launch
+
+WORK_BYTES = 16 * 2**20
+"""What a fake process that works reads each second, and by what it grows."""
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +44,11 @@ class FakeBackend:
         launch_error: Raised instead of a launch.
         stderr: What it writes at once.
         identity: What is found out about the owner of its port.
+        works_from: From launch until it begins to work; infinite if it never does.
+        works_until: From launch until it works no more.
+        work: What its work shows in, some of ``"cpu"``, ``"reads"``, ``"memory"`` and ``"output"``: each second it
+            computes for a second, reads `WORK_BYTES`, grows by as much, writes a line.
+        memory_bytes: What its tree holds before it works.
     """
 
     listens_after: float = 0.0
@@ -53,6 +62,10 @@ class FakeBackend:
     launch_error: OSError | None = None
     stderr: bytes = b""
     identity: Identity = attrs.field(factory=lambda: Identity(Verdict.OURS))
+    works_from: float = math.inf
+    works_until: float = math.inf
+    work: Collection[str] = ("cpu",)
+    memory_bytes: int = 0
 
 
 @attrs.define(eq=False)
@@ -113,9 +126,19 @@ class FakeChild:
         return self._status
 
     async def pump(self, stream: Stream, take: Callable[[bytes], None]) -> None:
-        if stream == "stderr" and self.behaviour.stderr:
-            take(self.behaviour.stderr)
+        if stream == "stderr":
+            if self.behaviour.stderr:
+                take(self.behaviour.stderr)
+            if "output" in self.behaviour.work:
+                await self._write_while_at_work(take)
         await trio.sleep_forever()
+
+    async def _write_while_at_work(self, take: Callable[[bytes], None]) -> None:
+        at = self.behaviour.works_from
+        while at < self.behaviour.works_until:
+            await trio.sleep_until(self.launched_at + at)
+            take(b"at work\n")
+            at += 1.0
 
     def signal(self, number: signal.Signals, to: Literal["leader", "group"]) -> None:
         self.signals.append((trio.current_time(), number))
@@ -123,6 +146,20 @@ class FakeChild:
 
     async def remember(self) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def usage(self, *, exact_memory: bool = False) -> Usage | None:
+        await trio.lowlevel.checkpoint()
+        if self.has_ended():
+            return Usage()
+        behaviour = self.behaviour
+        lived = trio.current_time() - self.launched_at
+        worked = max(0.0, min(lived, behaviour.works_until) - min(lived, behaviour.works_from))
+        work_bytes = int(worked * WORK_BYTES)
+        return Usage(
+            cpu_seconds=worked if "cpu" in behaviour.work else 0.0,
+            read_bytes=work_bytes if "reads" in behaviour.work else 0,
+            memory_bytes=behaviour.memory_bytes + (work_bytes if "memory" in behaviour.work else 0),
+        )
 
     async def end_tree(self, timeout: float) -> TreeEnding:
         if not self.has_ended():

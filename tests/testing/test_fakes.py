@@ -1,0 +1,59 @@
+"""The fake process works on its timetable."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_sup import BackendSpec, ProcessKey
+from trio_sup._progress import Usage
+from trio_sup.strategies import Launch
+from trio_sup.testing import FakeBackend, FakeChild, FakeSystem
+from trio_sup.testing._fakes import WORK_BYTES
+
+
+def launched(behaviour: FakeBackend) -> FakeChild:
+    spec = BackendSpec(name="m", command=["m"])
+    launch = Launch(key=ProcessKey("m"), spec=spec, executable="m", arguments=["m"], environment={}, cwd=None, port=1)
+    return FakeSystem(behaviour).launch(launch, 1)
+
+
+async def test_it_is_idle_unless_told_to_work(autojump_clock: MockClock) -> None:
+    child = launched(FakeBackend(memory_bytes=5))
+    for _ in range(3):
+        assert await child.usage() == Usage(memory_bytes=5)
+        await trio.sleep(100)
+
+
+@pytest.mark.parametrize(
+    ("work", "usage"),
+    [
+        (("cpu",), Usage(cpu_seconds=2.5, memory_bytes=7)),
+        (("reads",), Usage(read_bytes=WORK_BYTES * 5 // 2, memory_bytes=7)),
+        (("memory",), Usage(memory_bytes=WORK_BYTES * 5 // 2 + 7)),
+        (("output",), Usage(memory_bytes=7)),
+    ],
+)
+async def test_it_works_between_two_instants(autojump_clock: MockClock, work: Collection[str], usage: Usage) -> None:
+    child = launched(FakeBackend(works_from=10, works_until=20, work=work, memory_bytes=7))
+    for at, worked in ((0.0, Usage(memory_bytes=7)), (10.0, Usage(memory_bytes=7)), (12.5, usage)):
+        await trio.sleep_until(child.launched_at + at)
+        assert await child.usage(exact_memory=True) == worked
+    await trio.sleep_until(child.launched_at + 20)
+    done = await child.usage()
+    assert done is not None
+    await trio.sleep(100)
+    assert await child.usage() == done
+    child.exit()
+    assert await child.usage() == Usage()
+
+
+async def test_it_writes_while_it_works(autojump_clock: MockClock) -> None:
+    child = launched(FakeBackend(works_from=10, works_until=13, work=["output"], stderr=b"hello\n"))
+    lines = []
+    with trio.move_on_after(100):
+        await child.pump("stderr", lambda data: lines.append((trio.current_time() - child.launched_at, data)))
+    assert lines == [(0, b"hello\n"), (10, b"at work\n"), (11, b"at work\n"), (12, b"at work\n")]
