@@ -118,6 +118,8 @@ class Config:
             yield "probe", backend.readiness.probe
             if backend.stop_policy is not None:
                 yield "stop policy", backend.stop_policy
+            for warm_up in backend.warm_up:
+                yield "warm-up", warm_up
             for preparation in backend.launch:
                 yield "launch preparation", preparation
 
@@ -299,6 +301,8 @@ class _Reader:
         if backend.stop_policy is not None:
             self._check_strategy("stop policy", backend.stop_policy, f"{path}.stop_policy")
         self._check_strategy("probe", backend.readiness.probe, f"{path}.readiness.probe")
+        for index, choice in enumerate(backend.warm_up):
+            self._check_strategy("warm-up", choice, below(f"{path}.warm_up", index))
         for index, choice in enumerate(backend.launch):
             self._check_preparation(choice, backend, below(f"{path}.launch", index))
         self._check_command(backend, path)

@@ -13,6 +13,7 @@ from ._launch_preparations import LaunchPreparationContract
 from ._ports import PortStrategyContract
 from ._probes import ProbeContract
 from ._stop_policies import StopPolicyContract
+from ._warm_ups import WarmUpContract
 
 __all__ = [
     "InstallLockContract",
@@ -20,4 +21,5 @@ __all__ = [
     "PortStrategyContract",
     "ProbeContract",
     "StopPolicyContract",
+    "WarmUpContract",
 ]
