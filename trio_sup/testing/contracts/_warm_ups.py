@@ -222,7 +222,7 @@ class WarmUpContract(StrategyContract):
 
     @pytest.mark.parametrize("listens", [False, True], ids=["nobody is there", "nobody answers"])
     @if_promised("calls")
-    def test_it_fails_with_a_reason_where(self, listens: bool) -> None:
+    def test_it_fails_with_a_reason_if_nobody_answers(self, listens: bool) -> None:
         async def play() -> None:
             async with _mute_target(listens=listens) as target:
                 _check_reason(await _failure_of(self.make(), target, limit=2.0))
