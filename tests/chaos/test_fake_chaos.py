@@ -40,7 +40,7 @@ SPECS = [
     BackendSpec(name="left", command=[sys.executable], group="pair", restart_policy={"strategy": "always", **FAST}),
     BackendSpec(name="right", command=[sys.executable], group="pair", restart_policy={"strategy": "always", **FAST}),
     BackendSpec(name="tail", command=[sys.executable], group="row", restart_policy={"strategy": "on-failure", **FAST}),
-    BackendSpec(name="drained", command=[sys.executable], stop_policy="terminate", pinned=True),
+    BackendSpec(name="drained", command=[sys.executable], stop_policy="drain", pinned=True),
 ]
 
 
@@ -95,7 +95,7 @@ async def episode(rng: random.Random, operations: int, moves: set[tuple[Phase, P
     """One supervisor from its opening to its end."""
     endless = iter(lambda: behaviour(rng), None)
     system = FakeSystem(endless)
-    max_running = None
+    max_running = rng.choice([None, 3, 8])
     groups: dict[str, GroupRestart] = {"pair": "one-for-all", "row": "rest-for-one"}
     async with (
         trio.open_nursery() as nursery,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_sup import BackendSpec, CallFailed, InvalidValue, ProcessKey
-from trio_sup.defaults._stop_policies import FreeThenTerminate, Kill, Terminate
+from trio_sup.defaults._stop_policies import Drain, FreeThenTerminate, Kill, Terminate
 from trio_sup.strategies import StopPolicy
 
 
@@ -25,6 +25,7 @@ class Target:
     free_takes: float = 0.0
     free_error: Exception | None = None
     exits_after: float = 0.0
+    leased_for: float = 0.0
     asked: list[tuple[str, float]] = attrs.field(factory=list)
     key: ProcessKey = attrs.field(factory=lambda: ProcessKey("m"))
     pid: int = 1
@@ -47,7 +48,8 @@ class Target:
         await trio.sleep(self.exits_after)
 
     async def unleased(self) -> None:
-        await trio.lowlevel.checkpoint()
+        self.asked.append(("unleased", trio.current_time()))
+        await trio.sleep(self.leased_for)
 
 
 async def seconds_of(policy: StopPolicy, target: Target) -> float:
@@ -76,9 +78,38 @@ async def test_free_that_fails_harms_nothing(autojump_clock: trio.testing.MockCl
     assert [what for what, _ in target.asked] == ["free", "signal"]
 
 
-@pytest.mark.parametrize("policy", [FreeThenTerminate(), Terminate()])
+@pytest.mark.parametrize("policy", [FreeThenTerminate(), Drain(), Terminate()])
 async def test_waits_no_longer_than_the_grace(autojump_clock: trio.testing.MockClock, policy: StopPolicy) -> None:
     assert await seconds_of(policy, Target(grace=7, exits_after=math.inf)) == pytest.approx(7)
+
+
+async def test_drain_waits_for_the_leases_before_anything_else(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target(leased_for=10, free_takes=2, exits_after=3)
+    assert await seconds_of(Drain(), target) == pytest.approx(15)
+    assert target.asked == [("unleased", 0), ("free", pytest.approx(10)), ("signal", pytest.approx(12))]
+
+
+async def test_drain_does_not_wait_if_nobody_uses_it(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target()
+    assert await seconds_of(Drain(), target) == 0
+    assert [what for what, _ in target.asked] == ["unleased", "free", "signal"]
+
+
+async def test_leases_that_do_not_end_are_waited_for_only_so_long(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target(leased_for=math.inf, free_takes=math.inf)
+    await seconds_of(Drain(drain_timeout="20s", free_timeout="2s"), target)
+    assert target.asked == [("unleased", 0), ("free", pytest.approx(20)), ("signal", pytest.approx(22))]
+
+
+async def test_drain_goes_on_when_free_fails(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target(leased_for=1, free_error=CallFailed("/f", "UNIMPLEMENTED", "no"))
+    await seconds_of(Drain(), target)
+    assert [what for what, _ in target.asked] == ["unleased", "free", "signal"]
+
+
+@pytest.mark.parametrize("policy", [FreeThenTerminate(), Terminate(), Kill()])
+async def test_the_others_do_not_wait_for_leases(autojump_clock: trio.testing.MockClock, policy: StopPolicy) -> None:
+    assert await seconds_of(policy, Target(leased_for=math.inf)) == 0
 
 
 async def test_terminate_does_not_call_free(autojump_clock: trio.testing.MockClock) -> None:
@@ -93,11 +124,13 @@ async def test_kill_asks_nothing(autojump_clock: trio.testing.MockClock) -> None
     assert target.asked == []
 
 
-@given(grace=st.floats(0, 1000), free_timeout=st.floats(0, 1000))
-def test_never_takes_longer_than_its_budget(grace: float, free_timeout: float) -> None:
+@given(grace=st.floats(0, 1000), free_timeout=st.floats(0, 1000), drain_timeout=st.floats(0, 1000))
+def test_never_takes_longer_than_its_budget(grace: float, free_timeout: float, drain_timeout: float) -> None:
     async def worst() -> None:
-        for policy in (FreeThenTerminate(free_timeout=free_timeout), Terminate(), Kill()):
-            target = Target(grace=grace, free_takes=math.inf, exits_after=math.inf)
+        free_then_terminate = FreeThenTerminate(free_timeout=free_timeout)
+        drain = Drain(drain_timeout=drain_timeout, free_timeout=free_timeout)
+        for policy in (free_then_terminate, drain, Terminate(), Kill()):
+            target = Target(grace=grace, free_takes=math.inf, exits_after=math.inf, leased_for=math.inf)
             assert await seconds_of(policy, target) < policy.budget(target.spec)
 
     trio.run(worst, clock=trio.testing.MockClock(autojump_threshold=0))
@@ -113,6 +146,16 @@ async def test_cancelled_while_waiting_it_ends_at_once(
         assert scope.cancelled_caught == (target.exits_after > 0 or isinstance(policy, FreeThenTerminate))
 
 
-def test_refuses_a_negative_free_timeout() -> None:
-    with pytest.raises(InvalidValue, match="negative"):
-        FreeThenTerminate(free_timeout=-1)
+async def test_cancelled_while_it_is_leased_drain_ends_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    target = Target(leased_for=math.inf)
+    with trio.move_on_after(1) as scope:
+        await Drain().stop(target)
+    assert scope.cancelled_caught
+    assert trio.current_time() == pytest.approx(1)
+    assert target.asked == [("unleased", 0)]
+
+
+def test_refuses_a_negative_timeout() -> None:
+    for make in (lambda: FreeThenTerminate(free_timeout=-1), lambda: Drain(drain_timeout=-1)):
+        with pytest.raises(InvalidValue, match="negative"):
+            make()

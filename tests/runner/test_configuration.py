@@ -347,3 +347,42 @@ def test_random_bytes_are_read_or_refused_but_never_crash(
 def test_nothing_of_this_is_read_from_the_real_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "TRIO_SUP_NONSENSE", "1")
     assert read(tmp_path, f"[backends.chat]\ncommand = {PYTHON}").backends
+
+
+def test_the_warm_ups_of_a_backend_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        f"""
+        [backends.chat]
+        command = {PYTHON}
+        [[backends.chat.warm_up]]
+        strategy = "load-model"
+        model = "tiny.gguf"
+        options = {{ ContextSize = 4096 }}
+        [[backends.chat.warm_up]]
+        strategy = "call"
+        rpc = "Predict"
+        """,
+    )
+    (backend,) = config.backends
+    load_model = Choice("load-model", model="tiny.gguf", options={"ContextSize": 4096})
+    assert backend.spec().warm_up == (load_model, Choice("call", rpc="Predict"))
+    assert [choice for kind, choice in config.strategies() if kind == "warm-up"] == list(backend.warm_up)
+    wrong = f"""
+        [backends.chat]
+        command = {PYTHON}
+        warm_up = [
+            "load-model",
+            {{ strategy = "call", rpc = "LoadModel", request = {{ ContextSize = "4096", Proxy = {{ Mode = "x" }} }} }},
+            {{ strategy = "call", rpc = "LoadModell" }},
+            "lode-model",
+        ]
+        """
+    assert problems(tmp_path, wrong) == [
+        "backends.chat.warm_up[0].model: missing",
+        "backends.chat.warm_up[1].request.ContextSize: expected a whole number (got '4096')",
+        "backends.chat.warm_up[1].request.Proxy.Mode: ProxyOptions has no such field; did you mean 'mode'?",
+        "backends.chat.warm_up[2].rpc: backend.Backend has no such RPC; did you mean 'LoadModel'? (got 'LoadModell')",
+        "backends.chat.warm_up[3]: unknown warm-up 'lode-model': known are call, load-model; "
+        "did you mean 'load-model'?",
+    ]

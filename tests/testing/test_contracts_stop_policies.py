@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trio_sup.defaults._stop_policies import FreeThenTerminate, Kill, Terminate
+from trio_sup.defaults._stop_policies import Drain, FreeThenTerminate, Kill, Terminate
 from trio_sup.strategies import StopPolicy
 from trio_sup.testing.contracts import StopPolicyContract
 
@@ -10,6 +10,11 @@ from trio_sup.testing.contracts import StopPolicyContract
 class TestFreeThenTerminate(StopPolicyContract):
     def make(self) -> StopPolicy:
         return FreeThenTerminate(free_timeout=0.4)
+
+
+class TestDrain(StopPolicyContract):
+    def make(self) -> StopPolicy:
+        return Drain(drain_timeout=2.5, free_timeout=0.4)
 
 
 class TestTerminate(StopPolicyContract):

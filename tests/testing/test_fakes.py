@@ -1,4 +1,4 @@
-"""The fake process works on its timetable."""
+"""The fake process works, and answers, on its timetable."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_sup import BackendSpec, ProcessKey
+from trio_sup import BackendSpec, CallFailed, ProcessKey
 from trio_sup._progress import Usage
+from trio_sup.protocol import FREE, HEALTH, HEALTH_CHECK, LOAD_MODEL, health_pb2
+from trio_sup.protocol import backend_pb2 as pb
 from trio_sup.strategies import Launch
 from trio_sup.testing import FakeBackend, FakeChild, FakeSystem
 from trio_sup.testing._fakes import WORK_BYTES
 
 
-def launched(behaviour: FakeBackend) -> FakeChild:
+def launched_by(system: FakeSystem) -> FakeChild:
     spec = BackendSpec(name="m", command=["m"])
     launch = Launch(key=ProcessKey("m"), spec=spec, executable="m", arguments=["m"], environment={}, cwd=None, port=1)
-    return FakeSystem(behaviour).launch(launch, 1)
+    return system.launch(launch, 1)
+
+
+def launched(behaviour: FakeBackend) -> FakeChild:
+    return launched_by(FakeSystem(behaviour))
 
 
 async def test_it_is_idle_unless_told_to_work(autojump_clock: MockClock) -> None:
@@ -57,3 +63,34 @@ async def test_it_writes_while_it_works(autojump_clock: MockClock) -> None:
     with trio.move_on_after(100):
         await child.pump("stderr", lambda data: lines.append((trio.current_time() - child.launched_at, data)))
     assert lines == [(0, b"hello\n"), (10, b"at work\n"), (11, b"at work\n"), (12, b"at work\n")]
+
+
+async def test_it_answers_health_checks_free_and_other_calls_apart(autojump_clock: MockClock) -> None:
+    refusal = CallFailed(LOAD_MODEL, "INTERNAL", "no")
+    system = FakeSystem(FakeBackend(healthy_after=5, free_takes=1, warm_up_takes=7, warm_up_error=refusal))
+    child = launched_by(system)
+    channel = system.channel("127.0.0.1", 1, None)
+    for path, reply_type in ((HEALTH, pb.Reply), (HEALTH_CHECK, health_pb2.HealthCheckResponse)):
+        with pytest.raises(CallFailed, match="still loading"):
+            await channel.unary_unary(path, pb.HealthMessage(), reply_type)
+    began = trio.current_time()
+    with pytest.raises(CallFailed, match="INTERNAL: no"):
+        await channel.unary_unary(LOAD_MODEL, pb.ModelOptions(Model="m"), pb.Result)
+    assert trio.current_time() - began == 7
+    assert child.calls == [(began, LOAD_MODEL, pb.ModelOptions(Model="m"))]
+    assert (await channel.unary_unary(FREE, pb.HealthMessage(), pb.Result)).success
+    assert child.freed_at == [began + 7]
+    assert (await channel.unary_unary(HEALTH, pb.HealthMessage(), pb.Reply)).message == b"OK"
+    status = await channel.unary_unary(HEALTH_CHECK, health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse)
+    assert status.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
+        await channel.unary_unary(LOAD_MODEL, pb.ModelOptions(), pb.Result, timeout=3)
+
+
+async def test_other_calls_succeed_if_nothing_else_is_said(autojump_clock: MockClock) -> None:
+    system = FakeSystem()
+    launched_by(system)
+    channel = system.channel("127.0.0.1", 1, None)
+    assert (await channel.unary_unary(LOAD_MODEL, pb.ModelOptions(), pb.Result)).success
+    async with channel.unary_stream("/backend.Backend/PredictStream", pb.PredictOptions(), pb.Reply) as replies:
+        assert [reply async for reply in replies] == [pb.Reply()]

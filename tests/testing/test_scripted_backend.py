@@ -10,9 +10,12 @@ import trio
 
 import trio_sup
 from trio_sup import BackendSpec, DiedDuringStartup, NotReadyInTime, Readiness, Supervisor
+from trio_sup.bridge import open_channel
+from trio_sup.defaults._warm_ups import Call, WarmUpRefused
 from trio_sup.engine import Output
 from trio_sup.events import BackendGone
 from trio_sup.guard import _proc
+from trio_sup.strategies import WarmUpTarget
 from trio_sup.testing import scripted_backend
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
@@ -122,3 +125,32 @@ async def test_it_leaves_children_and_floods() -> None:
 def test_a_wrong_field_is_named() -> None:
     with pytest.raises(trio_sup.InvalidValue, match="grace"):
         scripted_backend(grace=-1)
+
+
+LOAD = Call(rpc="LoadModel", request={"Model": "m"}, timeout=0.8)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"load_takes": 0.3}, None),
+        ({"load_fails": True}, "LoadModel: there is no model 'm'"),
+        ({"load_hangs": True}, "LoadModel: DEADLINE_EXCEEDED"),
+    ],
+    ids=str,
+)
+async def test_its_load_model_does_as_told(supervisor: Supervisor, options: dict[str, Any], why: str | None) -> None:
+    spec = scripted_backend(grace=0.2, **options)
+    with trio.fail_after(20):
+        backend = await supervisor.start(spec)
+        assert backend.address is not None
+        assert backend.pid is not None
+        async with open_channel(backend.address) as channel:
+            target = WarmUpTarget(key=backend.key, spec=spec, pid=backend.pid, address=backend.address, channel=channel)
+            began = trio.current_time()
+            if why is None:
+                await LOAD.warm_up(target)
+                assert trio.current_time() - began >= 0.3
+            else:
+                with pytest.raises(WarmUpRefused, match=why):
+                    await LOAD.warm_up(target)

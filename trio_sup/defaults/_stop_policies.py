@@ -49,6 +49,29 @@ class FreeThenTerminate:
 
 
 @attrs.frozen
+class Drain:
+    """Wait until those who use it have let go of it, so that no work is lost; then as `free-then-terminate`.
+
+    Args:
+        drain_timeout: Seconds that they are waited for.
+        free_timeout: Seconds that Free may take.
+    """
+
+    drain_timeout: float = attrs.field(default=30.0, converter=seconds)
+    free_timeout: float = attrs.field(default=5.0, converter=seconds)
+
+    def budget(self, spec: BackendSpec) -> float:
+        return self.drain_timeout + FreeThenTerminate(self.free_timeout).budget(spec)
+
+    async def stop(self, target: StopTarget) -> None:
+        with trio.move_on_after(self.drain_timeout) as drain_scope:
+            await target.unleased()
+        if drain_scope.cancelled_caught:
+            _log.debug("%s: it was still in use after %g s", target.key, self.drain_timeout)
+        await FreeThenTerminate(self.free_timeout).stop(target)
+
+
+@attrs.frozen
 class Terminate:
     """The polite signal, and the grace period."""
 
@@ -78,4 +101,4 @@ async def _terminate(target: StopTarget) -> None:
 
 @hookimpl(trylast=True)
 def trio_sup_stop_policies() -> Mapping[str, Callable[..., StopPolicy]]:
-    return {"free-then-terminate": FreeThenTerminate, "terminate": Terminate, "kill": Kill}
+    return {"free-then-terminate": FreeThenTerminate, "drain": Drain, "terminate": Terminate, "kill": Kill}

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from .. import events
+from .._room import Bounds
 from .._units import byte_count, seconds
 from .._values import GROUP_RESTARTS, GroupRestart, ProcessKey, to_choice
 from ..errors import InvalidValue, SignificantEnded, Unsupported
@@ -238,7 +239,9 @@ class _Engine:
             needs=self._needs,
             groups=Groups(table=self._table, needs=self._needs, restarts=groups),
             admission=Admission(
-                table=self._table, needs=self._needs, max_running=max_running, memory_budget=memory_budget
+                table=self._table,
+                needs=self._needs,
+                bounds=Bounds(max_running=max_running, memory_budget=memory_budget),
             ),
             launching=Launching(
                 system=system,

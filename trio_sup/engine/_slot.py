@@ -103,6 +103,7 @@ class Attempt:
 
     Attributes:
         timed_out_after: Seconds from launch to the readiness deadline that ended it.
+        memory_bytes: What its tree held when it was last measured.
         proven: The connection that was proven to lead to this attempt's own process.
         report: How it ended, once it has.
         failure: Makes the error for those who wait for it to be ready, once it has ended.
@@ -137,6 +138,7 @@ class Attempt:
     stdout: OutputRing = attrs.field(factory=OutputRing)
     stderr: OutputRing = attrs.field(factory=OutputRing)
     output_bytes: int = 0
+    memory_bytes: int | None = None
 
     @property
     def spec(self) -> BackendSpec:

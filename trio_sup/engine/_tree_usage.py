@@ -63,8 +63,8 @@ def usage_of(pids: Iterable[int], *, exact_memory: bool) -> Usage:
 async def exact_usage_of(pids: Iterable[int], limiter: trio.CapacityLimiter) -> Usage:
     """What the processes *pids* have used so far, with exact memory, measured in a thread.
 
-    If that takes longer than `EXACT_TIMEOUT`, because a process is stuck while it changes its mappings, or if there is no
-    thread to be had, the estimate has to do.
+    The estimate has to do if that takes longer than `EXACT_TIMEOUT`, because a process is stuck while it changes its
+    mappings, or if no thread can be started.
 
     Args:
         limiter: How many may be measured at a time, those that got stuck included.

@@ -124,6 +124,8 @@ class Config:
                 yield "stop policy", backend.stop_policy
             if backend.restart_policy is not None:
                 yield "restart policy", backend.restart_policy
+            for warm_up in backend.warm_up:
+                yield "warm-up", warm_up
             for preparation in backend.launch:
                 yield "launch preparation", preparation
 
@@ -311,6 +313,8 @@ class _Reader:
         self._check_strategy("probe", backend.readiness.probe, f"{path}.readiness.probe")
         if backend.liveness is not None:
             self._check_strategy("probe", backend.liveness.probe, f"{path}.liveness.probe")
+        for index, choice in enumerate(backend.warm_up):
+            self._check_strategy("warm-up", choice, below(f"{path}.warm_up", index))
         for index, choice in enumerate(backend.launch):
             self._check_preparation(choice, backend, below(f"{path}.launch", index))
         self._check_command(backend, path)

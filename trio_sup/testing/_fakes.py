@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import attrs
 import trio
+from google.protobuf.message import Message
 
 from .._progress import Usage
 from .._reports import ExitStatus, Survivor
@@ -21,7 +22,7 @@ from ..engine._identity import Identity, Verdict
 from ..engine._output import Stream
 from ..engine._system import TreeEnding
 from ..errors import CallFailed
-from ..protocol import backend_pb2
+from ..protocol import FREE, HEALTH, HEALTH_CHECK, backend_pb2, health_pb2
 from ..strategies import Launch
 
 WORK_BYTES = 16 * 2**20
@@ -40,6 +41,8 @@ class FakeBackend:
         exit_code: With which code it then ends.
         stops_after: From a polite signal until it ends; infinite if it ignores it.
         free_takes: How long Free takes.
+        warm_up_takes: How long every other call takes, such as LoadModel.
+        warm_up_error: What such a call then raises; None if it succeeds.
         survives_kill: It does not end at SIGKILL, until `FakeChild.release` is called.
         launch_error: Raised instead of a launch.
         stderr: What it writes at once.
@@ -58,6 +61,8 @@ class FakeBackend:
     exit_code: int = 0
     stops_after: float = 0.0
     free_takes: float = 0.0
+    warm_up_takes: float = 0.0
+    warm_up_error: Exception | None = None
     survives_kill: bool = False
     launch_error: OSError | None = None
     stderr: bytes = b""
@@ -81,7 +86,13 @@ class FakePort:
 
 @attrs.define(eq=False)
 class FakeChild:
-    """A process that only behaves as if; `signals` lists what was sent to it, with the instants."""
+    """A process that only behaves as if.
+
+    Attributes:
+        signals: What was sent to it, each with its instant.
+        freed_at: The instants at which Free was called.
+        calls: The requests of all other calls but health checks: each with its instant and the path of the RPC.
+    """
 
     pid: int
     port: int
@@ -90,6 +101,7 @@ class FakeChild:
     launched_at: float = attrs.field(factory=trio.current_time)
     signals: list[tuple[float, signal.Signals]] = attrs.field(factory=list)
     freed_at: list[float] = attrs.field(factory=list)
+    calls: list[tuple[float, str, Message]] = attrs.field(factory=list)
     closed: bool = False
     _exit_at: float = math.inf
     _status: ExitStatus = attrs.field(factory=ExitStatus)
@@ -181,7 +193,7 @@ class FakeChild:
 
 @attrs.define(eq=False)
 class FakeChannel:
-    """Answers Health and Free as the fake backend would."""
+    """Answers as the fake backend would: health checks, Free, and any other call that takes one request."""
 
     child: FakeChild
 
@@ -193,15 +205,39 @@ class FakeChannel:
     ) -> Any:
         behaviour = self.child.behaviour
         await trio.lowlevel.checkpoint()
-        if path.endswith("/Free"):
+        if path == FREE:
             self.child.freed_at.append(trio.current_time())
             await trio.sleep(behaviour.free_takes)
             return backend_pb2.Result(success=True)
+        if path not in (HEALTH, HEALTH_CHECK):
+            return await self._answer(path, request, reply_type, timeout)
         if behaviour.health_hangs:
             await trio.sleep_forever()
         if trio.current_time() < self.child.launched_at + behaviour.healthy_after:
             raise CallFailed(path, "UNAVAILABLE", "still loading")
-        return backend_pb2.Reply(message=b"OK")
+        if path == HEALTH:
+            return backend_pb2.Reply(message=b"OK")
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+    @asynccontextmanager
+    async def unary_stream(
+        self, path: str, request: Any, reply_type: Any, *, timeout: float | None = None, metadata: Any = None
+    ) -> AsyncIterator[AsyncIterator[Any]]:
+        async def replies() -> AsyncIterator[Any]:
+            yield await self._answer(path, request, reply_type, timeout)
+
+        await trio.lowlevel.checkpoint()
+        yield replies()
+
+    async def _answer(self, path: str, request: Any, reply_type: Any, timeout: float | None) -> Any:
+        self.child.calls.append((trio.current_time(), path, request))
+        with trio.move_on_after(math.inf if timeout is None else timeout):
+            await trio.sleep(self.child.behaviour.warm_up_takes)
+            if self.child.behaviour.warm_up_error is not None:
+                raise self.child.behaviour.warm_up_error
+            succeeds = "success" in reply_type.DESCRIPTOR.fields_by_name
+            return reply_type(success=True) if succeeds else reply_type()
+        raise CallFailed(path, "DEADLINE_EXCEEDED", f"no answer within {timeout:g} s")
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

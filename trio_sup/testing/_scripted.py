@@ -22,6 +22,9 @@ def scripted_backend(
     hang_health: bool = False,
     free_hangs: bool = False,
     free_fails: bool = False,
+    load_takes: float = 0.0,
+    load_hangs: bool = False,
+    load_fails: bool = False,
     flood: int = 0,
     fork: Iterable[str] = (),
     http: int | None = None,
@@ -41,8 +44,11 @@ def scripted_backend(
         ignore_sigterm: It never hears SIGTERM.
         slow_stop: Seconds from SIGTERM until it has ended.
         health: What Health answers; with *http*, the body.
-        hang_health, free_hangs: The call is answered only when it has been told to stop.
+        hang_health, free_hangs, load_hangs: The call (Health, Free, LoadModel) is answered only when it has been told
+            to stop.
         free_fails: Free fails.
+        load_takes: Seconds for which LoadModel computes; meanwhile nothing else is answered.
+        load_fails: LoadModel answers that there is no such model.
         flood: Bytes that it writes to stderr each second.
         fork: Children that it leaves running: ``"plain"``, ``"group"`` (in a process group of their own) or
             ``"setsid"`` (in a session of their own). It prints ``children`` and their pids.
@@ -56,11 +62,12 @@ def scripted_backend(
     """
     values: dict[str, object] = {
         "--delay": delay, "--loading": loading, "--slow-stop": slow_stop, "--code": code, "--flood": flood,
-        "--die-after": die_after, "--http": http, "--fork": ",".join(fork) or None,
+        "--load-takes": load_takes, "--die-after": die_after, "--http": http, "--fork": ",".join(fork) or None,
     }  # fmt: skip
     flags = {
         "--ignore-sigterm": ignore_sigterm, "--hang-health": hang_health, "--free-hangs": free_hangs,
-        "--free-fails": free_fails, "--garbage": garbage, "--mute": mute, "--never-listens": never_listens,
+        "--free-fails": free_fails, "--load-hangs": load_hangs, "--load-fails": load_fails,
+        "--garbage": garbage, "--mute": mute, "--never-listens": never_listens,
     }  # fmt: skip
     command = [sys.executable, "-m", "trio_sup.testing.backend", f"--health={health}"]
     # Zero is what every number means when it is not given, but a status of 0 or a death at once were asked for.

@@ -49,6 +49,16 @@ class Scripted(BackendServer):
             raise Abort("INTERNAL", "it does not let go")
         return backend_pb2.Result(success=True)
 
+    async def LoadModel(self, request: backend_pb2.ModelOptions) -> backend_pb2.Result:
+        if self._options.load_hangs:
+            await self._stopping.wait()
+        until = time.monotonic() + self._options.load_takes
+        while time.monotonic() < until:
+            pass  # as in many servers with one worker, nobody else is answered meanwhile
+        if self._options.load_fails:
+            return backend_pb2.Result(success=False, message=f"there is no model {request.Model!r}")
+        return backend_pb2.Result(success=True)
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trio_sup.testing.backend", allow_abbrev=False, description=__doc__)
@@ -63,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hang-health", action="store_true", help="let Health wait until told to stop")
     parser.add_argument("--free-hangs", action="store_true", help="let Free wait until told to stop")
     parser.add_argument("--free-fails", action="store_true", help="let Free fail")
+    parser.add_argument("--load-takes", type=float, default=0.0, metavar="S", help="compute for S seconds in LoadModel")
+    parser.add_argument("--load-hangs", action="store_true", help="let LoadModel wait until told to stop")
+    parser.add_argument("--load-fails", action="store_true", help="let LoadModel fail")
     parser.add_argument("--flood", type=int, default=0, metavar="BYTES", help="write so much to stderr each second")
     parser.add_argument("--fork", default="", metavar="KINDS", help="leave children: plain, group, setsid; by commas")
     instead = parser.add_mutually_exclusive_group()

@@ -14,6 +14,7 @@ from ._ports import PortStrategyContract
 from ._probes import ProbeContract
 from ._restart_policies import RestartPolicyContract
 from ._stop_policies import StopPolicyContract
+from ._warm_ups import WarmUpContract
 
 __all__ = [
     "InstallLockContract",
@@ -22,4 +23,5 @@ __all__ = [
     "ProbeContract",
     "RestartPolicyContract",
     "StopPolicyContract",
+    "WarmUpContract",
 ]

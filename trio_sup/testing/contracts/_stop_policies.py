@@ -32,6 +32,7 @@ _FREES: dict[str, float | Exception] = {
     "free fails": CallFailed("/backend.Backend/Free", "UNIMPLEMENTED", "no"),
     "free raises a bug": AttributeError("a bug in a library"),
 }
+_LEASED = {"unleased": 0.0, "leased for a while": 1.5, "leased for ever": math.inf}
 _EXITS = {"ends at once": 0.0, "ends late": 0.7, "never ends": math.inf}
 _VICES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -47,7 +48,13 @@ _VICES: dict[str, dict[str, Any]] = {
 
 @attrs.define(eq=False)
 class ScriptedTarget:
-    """An attempt that keeps to a timetable, and writes down what was asked of it after its end."""
+    """An attempt that keeps to a timetable, and writes down what was asked of it after its end.
+
+    Attributes:
+        free_does: How long Free takes, or what it raises.
+        exits_after: From a signal until it ends.
+        leased_until: The instant at which the last lease on it ends.
+    """
 
     grace: float = 15.0
     free_does: float | Exception = 0.0
@@ -138,10 +145,11 @@ class StopPolicyContract(StrategyContract):
     @pytest.mark.parametrize("free", _FREES)
     @pytest.mark.parametrize("exits", _EXITS)
     @pytest.mark.parametrize("grace", [0.0, 1.0, 1000.0])
-    def test_it_keeps_to_its_budget(self, free: str, exits: str, grace: float) -> None:
+    @pytest.mark.parametrize("leased", _LEASED)
+    def test_it_keeps_to_its_budget(self, free: str, exits: str, grace: float, leased: str) -> None:
         async def play() -> None:
             policy = self.make()
-            target = ScriptedTarget(grace, _FREES[free], _EXITS[exits])
+            target = ScriptedTarget(grace, _FREES[free], _EXITS[exits], _LEASED[leased])
             assert await _ask(policy, target) <= policy.budget(target.spec)
 
         run_fast(play)
@@ -157,9 +165,10 @@ class StopPolicyContract(StrategyContract):
         run_fast(play)
 
     @pytest.mark.parametrize("free", _FREES)
-    def test_a_process_that_ends_by_itself_meanwhile_is_left_alone(self, free: str) -> None:
+    @pytest.mark.parametrize("leased", _LEASED)
+    def test_a_process_that_ends_by_itself_meanwhile_is_left_alone(self, free: str, leased: str) -> None:
         async def play() -> None:
-            target = ScriptedTarget(5.0, _FREES[free], math.inf)
+            target = ScriptedTarget(5.0, _FREES[free], math.inf, _LEASED[leased])
 
             async def end() -> None:
                 await trio.sleep(0.05)
@@ -174,19 +183,21 @@ class StopPolicyContract(StrategyContract):
 
     @pytest.mark.parametrize("free", _FREES)
     @pytest.mark.parametrize("exits", _EXITS)
-    def test_cancelled_it_ends_at_once(self, free: str, exits: str) -> None:
+    @pytest.mark.parametrize("leased", _LEASED)
+    def test_cancelled_it_ends_at_once(self, free: str, exits: str, leased: str) -> None:
         async def play() -> None:
             with trio.move_on_after(0.5):
-                await self.make().stop(ScriptedTarget(1000.0, _FREES[free], _EXITS[exits]))
+                await self.make().stop(ScriptedTarget(1000.0, _FREES[free], _EXITS[exits], _LEASED[leased]))
             assert trio.current_time() <= 0.5 + _OBEY, "it must not shield, nor swallow a cancellation"
 
         run_fast(play)
 
     @pytest.mark.parametrize("free", _FREES)
-    def test_cancelled_at_any_step_it_leaves_no_task(self, free: str) -> None:
+    @pytest.mark.parametrize("leased_for", [0.0, 0.3])
+    def test_cancelled_at_any_step_it_leaves_no_task(self, free: str, leased_for: float) -> None:
         async def play() -> None:
             async def stop() -> None:
-                await self.make().stop(ScriptedTarget(1.0, _FREES[free], 0.3))
+                await self.make().stop(ScriptedTarget(1.0, _FREES[free], 0.3, trio.current_time() + leased_for))
 
             async def nothing_runs() -> None:
                 await trio.lowlevel.checkpoint()
