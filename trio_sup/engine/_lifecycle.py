@@ -18,7 +18,7 @@ from .. import events
 from .._phases import Cause, Phase
 from .._reports import ExitReport, StopReport
 from .._values import ProcessKey
-from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, StartFailed, TrioSupError
+from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, NoRoom, StartFailed, TrioSupError
 from ..strategies import GiveUp, RestartAfter
 from ._admission import Admission
 from ._ending import Endings
@@ -51,8 +51,8 @@ _OF_AN_ATTEMPT = (Phase.WAITING, Phase.STARTING, Phase.READY, Phase.UNREADY)
 _COME_BACK = object()
 """What follows such an end."""
 
-_MISUSE = (InvalidCommand, InvalidValue)
-"""Failures of a first start that no second one would mend."""
+_NOT_RETRIED = (InvalidCommand, InvalidValue, NoRoom)
+"""Failures of a first start that its caller is to hear of at once: waiting would not mend them."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -256,7 +256,7 @@ class Lifecycle:
         if isinstance(attempt.error, NeedFailed):
             # No time helps here: it is for whoever starts the needed one again.
             return GiveUp(str(attempt.error)) if slot.wanted.held else None
-        if isinstance(attempt.error, _MISUSE) and not slot.wanted.held:
+        if isinstance(attempt.error, _NOT_RETRIED) and not slot.wanted.held:
             return None
         return self.restarting.decide(slot, attempt)
 
