@@ -108,6 +108,7 @@ class Lifecycle:
 
     def _forget(self, slot: Slot) -> None:
         self.table.remove(slot)
+        self.needs.note_end_of(slot)
         slot.gone.set()
         slot.admitted = slot.returning = False
         ending = slot.attempt.ending
@@ -199,18 +200,17 @@ class Lifecycle:
                 )
 
     async def _end_when_idle(self, slot: Slot, idle_timeout: float) -> None:
-        idle_since = slot.last_used_at
         while True:
-            if slot.leases or self.needs.has_live_dependents(slot):
+            due = slot.last_used_at + idle_timeout
+            if slot.leases:
+                await slot.unleased.wait()
+            elif trio.current_time() < due:
+                await trio.sleep_until(due)
+            elif self.needs.has_live_dependents(slot):
                 await self.table.changes.next()
-                idle_since = trio.current_time()
-                continue
-            idle_since = max(idle_since, slot.last_used_at)
-            if trio.current_time() >= idle_since + idle_timeout:
+            else:
                 slot.attempt.end(Cause.IDLE)
                 return
-            with trio.move_on_at(idle_since + idle_timeout):
-                await self.table.changes.next()
 
     def _out_of_rotation(self, slot: Slot, why: str) -> None:
         slot.why = why
@@ -305,6 +305,7 @@ class Lifecycle:
         slot.admitted = slot.returning = False
         self.ports.give_back(slot)
         slot.wanted.fail(self.given_up(slot))
+        self.needs.note_end_of(slot)
         self.moves.make(slot, Phase.GIVEN_UP, partial(events.BackendGivenUp, why=why, report=attempt.report))
         self.groups.give_up_with(slot, why)
         if attempt.spec.significant:

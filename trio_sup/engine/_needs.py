@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
+import trio
 
 from .._dependencies import needs_met_by
 from .._phases import Cause, Phase
@@ -119,6 +120,12 @@ class Needs:
             for each in leaving
             if each is not slot and each.spec.needs and any(slot in slots for slots in self._meant_by_needs_of(each))
         ]
+
+    def note_end_of(self, dependent: Slot) -> None:
+        """*dependent* has ended: what it needed counts as used until now."""
+        for slots in self._meant_by_needs_of(dependent):
+            for slot in slots:
+                slot.last_used_at = trio.current_time()
 
     def has_live_dependents(self, slot: Slot) -> bool:
         """Whether stopping *slot* would take something away from one that runs or is about to."""
