@@ -24,7 +24,7 @@ import pytest
 import trio
 
 import trio_sup
-from trio_sup import Readiness, events, hookspecs
+from trio_sup import Readiness, events, hookspecs, strategies
 from trio_sup.engine._plugins import Kind, Plugins
 from trio_sup.runner._config import ConfiguredBackend, Settings, interpret
 
@@ -340,6 +340,12 @@ def test_every_event_is_listed_with_its_fields() -> None:
     for name, cls in classes.items():
         own = {field.name for field in attrs.fields(cls) if not field.inherited}
         assert own <= set(re.findall(r"`(\w+)`", found[f"`{name}`"])), name
+
+
+def test_every_help_for_options_is_listed() -> None:
+    section = sections("reference/hooks.md", 2)["Options"]
+    helps = [name for name, thing in vars(strategies).items() if inspect.isfunction(thing)]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(helps)
 
 
 def test_every_hook_is_listed_with_what_it_says_itself() -> None:
