@@ -22,7 +22,7 @@ import pytest
 import trio
 
 import trio_sup
-from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks
+from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks, commands
 from trio_sup import Readiness, events, strategies
 from trio_sup.engine._plugins import Kind, Plugins
 from trio_sup.runner._config import ConfiguredBackend, Settings, interpret
@@ -35,15 +35,31 @@ TAUGHT = [
     for page in PAGES
     if page.parent.name not in ("explanation", "docs") and not INSTALLS_ITSELF.search(page.read_text())
 ]
+WITH_CONTRACTS = [page for page in TAUGHT if "trio_sup.testing.contracts import" in page.read_text()]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
 # ---- what is shown is run
 
 
+def test_pages_with_contracts_are_among_those_followed() -> None:
+    assert len(WITH_CONTRACTS) >= 3
+
+
 @pytest.mark.usefixtures("nothing_survives")
 @pytest.mark.parametrize("page", TAUGHT, ids=lambda page: page.relative_to(ROOT).as_posix())
 async def test_what_a_page_shows_can_be_followed_step_by_step(page: Path, tmp_path: Path) -> None:
+    await follow(page, tmp_path, hurries=page in WITH_CONTRACTS)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_survives")
+@pytest.mark.parametrize("page", WITH_CONTRACTS, ids=lambda page: page.relative_to(ROOT).as_posix())
+async def test_the_contracts_on_a_page_pass_as_well(page: Path, tmp_path: Path) -> None:
+    await follow(page, tmp_path)
+
+
+async def follow(page: Path, tmp_path: Path, *, hurries: bool = False) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRIO_SUP_", "PYTEST_"))}
     environment = {
         **kept,
@@ -55,16 +71,21 @@ async def test_what_a_page_shows_can_be_followed_step_by_step(page: Path, tmp_pa
     folder = tmp_path / "folder"
     folder.mkdir()
     with trio.fail_after(180):  # a busy machine is not a wrong page
-        await Reader(folder, environment).follow(page)
+        await Reader(folder, environment, hurries=hurries).follow(page)
 
 
 @each_page
 def test_every_configuration_shown_can_be_read(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page):
         if block.file is not None:
             file = tmp_path / block.file
             file.parent.mkdir(exist_ok=True)
             file.write_text(block.text)
+        for command in commands(block) if block.language in ("console", "bash") else ():
+            if command.line.startswith("mkdir "):
+                for folder in command.line.split()[1:]:
+                    (tmp_path / folder).mkdir(exist_ok=True)
     plugins = Plugins(plugins_shown(page, tmp_path, monkeypatch))
     for block in blocks(page):
         if block.language == "toml":
