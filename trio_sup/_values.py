@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
+from ._options import complaints_name_fields
 from ._units import byte_count, seconds
 from .errors import InvalidValue
 
@@ -98,25 +99,6 @@ def _seconds_above_zero(value: object) -> float:
     return result
 
 
-def _complaints_name_fields(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Wrap every converter so that its complaint names the field it is about."""
-
-    def naming(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
-        convert: Any = field.converter
-        if convert is None:
-            return field
-
-        def wrapped(value: Any) -> Any:
-            try:
-                return convert(value)
-            except InvalidValue as error:
-                raise InvalidValue(error.value, f"{field.name}: {error.why}") from None
-
-        return field.evolve(converter=wrapped)  # type: ignore[no-any-return,attr-defined,unused-ignore]  # not in stubs
-
-    return [naming(field) for field in fields]
-
-
 GroupRestart = Literal["one-for-one", "one-for-all", "rest-for-one"]
 GROUP_RESTARTS = ("one-for-one", "one-for-all", "rest-for-one")
 """Who is restarted with a member of a group that fails: nobody, all the others, or those that were started after it."""
@@ -141,7 +123,7 @@ def _to_threshold(value: object) -> int:
     return value
 
 
-@attrs.frozen(kw_only=True, field_transformer=_complaints_name_fields)
+@attrs.frozen(kw_only=True, field_transformer=complaints_name_fields)
 class Readiness:
     """How it is told that a started process may take calls.
 
@@ -188,7 +170,7 @@ class Readiness:
         return 10 * self.timeout if self.max_timeout is None else self.max_timeout
 
 
-@attrs.frozen(kw_only=True, field_transformer=_complaints_name_fields)
+@attrs.frozen(kw_only=True, field_transformer=complaints_name_fields)
 class Liveness:
     """How it is told that a ready process still makes headway; one that does not is ended, and restarted by policy.
 
@@ -343,7 +325,7 @@ def _to_readiness(value: object) -> Readiness:
     return value
 
 
-@attrs.frozen(kw_only=True, field_transformer=_complaints_name_fields)
+@attrs.frozen(kw_only=True, field_transformer=complaints_name_fields)
 class BackendSpec:
     """What to run: a program that serves gRPC, and how to start, recognise and stop it.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from ._options import complaints_name_fields as complaints_name_fields  # for classes of options
 from ._units import byte_count as byte_count  # for options that are sizes
 from ._units import seconds as seconds  # for options that are durations
 

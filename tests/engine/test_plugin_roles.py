@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import time
@@ -223,6 +224,46 @@ async def test_a_task_that_does_not_heed_its_cancellation_is_named(autojump_cloc
         assert trio.current_time() - began < 2
         stuck = await next_of(stream, events.PluginStuck)
         assert "store#0" in stuck.task
+
+
+class Raising:
+    """A port strategy that fails for a reason of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def allocate(self, key: trio_sup.ProcessKey, now: float, hold: Callable[[int], int | None]) -> int:
+        raise self.error
+
+    def release(self, key: trio_sup.ProcessKey, port: int, now: float) -> None: ...
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no table"), ConnectionRefusedError("no register"), KeyError("x")])
+async def test_a_port_strategy_that_raises_is_named_and_affinity_takes_over(
+    autojump_clock: MockClock, error: Exception
+) -> None:
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory", ports=Raising(error)) as sup:
+        stream = sup.events()
+        backend = await sup.start(SPEC)
+        failed = await next_of(stream, events.PluginFailed)
+        assert repr(error) in failed.what
+        assert failed.instead == "'affinity' takes over"
+        assert backend.port == 21000
+
+
+async def test_a_system_that_refuses_to_hold_a_port_is_no_fault_of_the_strategy(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(port: int) -> None:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    system = FakeSystem()
+    monkeypatch.setattr(system, "hold_port", refuse)
+    async with trio_sup.open_supervisor(system=system, install_lock="memory") as sup:
+        stream = sup.events()
+        with pytest.raises(trio_sup.LaunchFailed, match="No buffer space available"):
+            await sup.start(SPEC)
+    assert not [event async for event in stream if isinstance(event, events.PluginFailed)]
 
 
 class Lock:

@@ -1,22 +1,20 @@
 """The documentation is true: what it shows is run, what it lists is compared with the code, where it points is there.
 
-A block whose first line is a comment with a file name is written to that file; any other Python block is a program.
-The blocks of a page are followed in order, in one folder. In a `console` block, lines after ``$ `` are commands, ``^C``
-is a Ctrl-C, and the rest is what is shown: numbers may differ, ``…`` stands for anything.
+How a page is followed is told in `following`.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
-import shlex
-import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import attrs
@@ -24,145 +22,44 @@ import pytest
 import trio
 
 import trio_sup
-from trio_sup import Liveness, Readiness, events, hookspecs
+from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks, commands
+from trio_sup import Liveness, Readiness, events, strategies
 from trio_sup.engine._plugins import Kind, Plugins
 from trio_sup.runner._config import ConfiguredBackend, Settings, interpret
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-TAUGHT = [page for page in PAGES if page.parent.name not in ("explanation", "docs")]
+TAUGHT = [
+    page
+    for page in PAGES
+    if page.parent.name not in ("explanation", "docs") and not INSTALLS_ITSELF.search(page.read_text())
+]
+WITH_CONTRACTS = [page for page in TAUGHT if "trio_sup.testing.contracts import" in page.read_text()]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-
-PREPARES_THE_MACHINE = re.compile(r"(git clone|mkdir|cd|uv venv|uv pip install|uv run pytest)\b")
-"""Commands for the reader alone: here everything is set up, or running them would not end."""
-
-_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-# A warning about the machine, not about the page.
-_BUSY = re.compile(r"^(trio-sup \|.*)?plugin .* took .*; everything else waited$")
-_FILE_NAME = re.compile(r"(?:#|\"\"\") ?([\w.-]+\.\w+)$", re.MULTILINE)
-
-
-@attrs.frozen
-class Block:
-    """One fenced block of a page."""
-
-    language: str
-    text: str
-    line: int
-
-    @property
-    def file(self) -> str | None:
-        """The name of the file that its first line says it is."""
-        match = _FILE_NAME.match(self.text)
-        return match[1] if match else None
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    text = page.read_text()
-    for match in _BLOCK.finditer(text):
-        indent, language, body = match.groups()
-        lines = [line.removeprefix(indent) for line in body.splitlines(keepends=True)]
-        yield Block(language, "".join(lines), text.count("\n", 0, match.start()) + 1)
 
 
 # ---- what is shown is run
 
 
-@attrs.define
-class Command:
-    """One command of a console block.
-
-    Attributes:
-        shown: What it prints, up to the Ctrl-C if there is one.
-        shown_after: What it prints after that; None if there is none.
-        status: The exit status it must have.
-    """
-
-    line: str
-    shown: list[str] = attrs.field(factory=list)
-    shown_after: list[str] | None = None
-    status: int = 0
-
-    def note(self, line: str) -> None:
-        if line == "^C":
-            self.shown_after = []
-        else:
-            (self.shown if self.shown_after is None else self.shown_after).append(line)
-
-
-def commands(block: Block) -> list[Command]:
-    """The commands of a `console` or `bash` block that can be run here."""
-    found: list[Command] = []
-    asks_status = False
-    for line in block.text.splitlines():
-        command = line if block.language == "bash" else line.removeprefix("$ ")
-        if asks_status:
-            found[-1].status, asks_status = int(line), False
-        elif command == "echo $?":
-            asks_status = True
-        elif block.language == "bash" or line.startswith("$ "):
-            found.append(Command(command.removeprefix("uv run ") if "pytest" not in command else command))
-        elif line:
-            found[-1].note(line)
-    return [command for command in found if not PREPARES_THE_MACHINE.match(command.line)]
-
-
-def normal(line: str) -> str:
-    """*line* without what differs from run to run."""
-    return " ".join(re.sub(r"\d+(\.\d+)*", "0", line).split())
-
-
-def missing(shown: Iterable[str], output: str) -> list[str]:
-    """The lines of *shown* that are not in *output*, whatever their order."""
-    left = [normal(line) for line in output.splitlines()]
-    lacking = []
-    for line in shown:
-        pattern = ".*".join(re.escape(part) for part in normal(line).split("…"))
-        match = next((one for one in left if re.fullmatch(pattern, one)), None)
-        if match is not None:
-            left.remove(match)
-        elif line.strip() != "…":
-            lacking.append(line)
-    return lacking
-
-
-async def play(command: Command, folder: Path, environment: Mapping[str, str]) -> None:
-    """Run *command*, press Ctrl-C when the page does, and compare what it prints with what is shown."""
-    process = await trio.lowlevel.open_process(
-        ["env", *shlex.split(command.line)],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    output = ""
-    interrupted = command.shown_after is None
-    try:
-        async with process.stdout:
-            async for data in process.stdout:
-                output += data.decode()
-                if not interrupted and not missing(command.shown, output):
-                    process.send_signal(signal.SIGINT)
-                    interrupted = True
-        status = await process.wait()
-    finally:
-        if process.returncode is None:
-            process.terminate()  # not killed: `trio-sup run` is to end its backends
-            with trio.move_on_after(10, shield=True):
-                await process.wait()
-    assert status == command.status, output
-    shown = [*command.shown, *(command.shown_after or ())]
-    assert missing(shown, output) == [], output
-    if shown and "…" not in map(str.strip, shown):
-        assert len(shown) == len([line for line in output.splitlines() if line and not _BUSY.search(line)]), output
+def test_pages_with_contracts_are_among_those_followed() -> None:
+    assert len(WITH_CONTRACTS) >= 3
 
 
 @pytest.mark.usefixtures("nothing_survives")
 @pytest.mark.parametrize("page", TAUGHT, ids=lambda page: page.relative_to(ROOT).as_posix())
 async def test_what_a_page_shows_can_be_followed_step_by_step(page: Path, tmp_path: Path) -> None:
+    await follow(page, tmp_path, hurries=page in WITH_CONTRACTS)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_survives")
+@pytest.mark.parametrize("page", WITH_CONTRACTS, ids=lambda page: page.relative_to(ROOT).as_posix())
+async def test_the_contracts_on_a_page_pass_as_well(page: Path, tmp_path: Path) -> None:
+    await follow(page, tmp_path)
+
+
+async def follow(page: Path, tmp_path: Path, *, hurries: bool = False) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRIO_SUP_", "PYTEST_"))}
     environment = {
         **kept,
@@ -174,30 +71,54 @@ async def test_what_a_page_shows_can_be_followed_step_by_step(page: Path, tmp_pa
     folder = tmp_path / "folder"
     folder.mkdir()
     with trio.fail_after(180):  # a busy machine is not a wrong page
-        for block in blocks(page):
-            if block.file is not None:
-                (folder / block.file).write_text(block.text)
-            elif block.language == "python":
-                name = f"line_{block.line}.py"
-                (folder / name).write_text(block.text)
-                await play(Command(f"python {name}"), folder, environment)
-            elif block.language in ("console", "bash"):
-                for command in commands(block):
-                    await play(command, folder, environment)
+        await Reader(folder, environment, hurries=hurries).follow(page)
 
 
 @each_page
-def test_every_configuration_shown_can_be_read(page: Path, tmp_path: Path) -> None:
-    files = [block for block in blocks(page) if block.file is not None]
-    for block in files:
-        (tmp_path / str(block.file)).write_text(block.text)
+def test_every_configuration_shown_can_be_read(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page):
+        if block.file is not None:
+            file = tmp_path / block.file
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(block.text)
+        for command in commands(block) if block.language in ("console", "bash") else ():
+            if command.line.startswith("mkdir "):
+                for folder in command.line.split()[1:]:
+                    (tmp_path / folder).mkdir(exist_ok=True)
+    plugins = Plugins(plugins_shown(page, tmp_path, monkeypatch))
     for block in blocks(page):
         if block.language == "toml":
             table = tomllib.loads(block.text)
+            if block.file == "pyproject.toml":
+                continue
             table.setdefault("backends", {"vectors": {"command": [sys.executable]}})
             if token_file := table.get("token_file"):
                 (tmp_path / token_file).write_text("secret")
-            interpret(table, tmp_path / "trio-sup.toml", {})
+            interpret(table, tmp_path / "trio-sup.toml", {}, plugins)
+
+
+def plugins_shown(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[ModuleType]:
+    """The modules of *page* that answer hooks, as they are in *folder*."""
+    shown = [block for block in blocks(page) if block.language == "python" and block.file is not None]
+    files = dict.fromkeys(
+        Path(str(block.file)) for block in shown if re.search(r"^@.*hookimpl", block.text, re.MULTILINE)
+    )
+    names = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+    monkeypatch.syspath_prepend(folder)
+    modules = []
+    for name in names:
+        modules.append(importlib.import_module(name))
+        # Another page may have one of the same name.
+        monkeypatch.delitem(sys.modules, name)
+    return modules
+
+
+@each_page
+def test_every_block_of_python_can_be_compiled(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, f"{page.name}:{block.line}", "exec", dont_inherit=True)
 
 
 @each_page
@@ -209,14 +130,14 @@ def test_every_block_says_its_language(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    text = _BLOCK.sub("", page.read_text())
+    text = BLOCK.sub("", page.read_text())
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @each_page
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
-    text = _BLOCK.sub("", page.read_text())
+    text = BLOCK.sub("", page.read_text())
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         path, _, anchor = target.partition("#")
         if path.startswith(("https://", "http://")):
@@ -234,7 +155,7 @@ def test_every_page_is_linked_from_the_readme(page: Path) -> None:
 
 @each_page
 def test_a_line_holds_one_sentence(page: Path) -> None:
-    prose = [line for line in _BLOCK.sub("", page.read_text()).splitlines() if not line.startswith("|")]
+    prose = [line for line in BLOCK.sub("", page.read_text()).splitlines() if not line.startswith("|")]
     assert [line for line in prose if re.search(r"[.!?] [A-Z`]", line)] == []
 
 
@@ -343,15 +264,10 @@ def test_every_event_is_listed_with_its_fields() -> None:
         assert own <= set(re.findall(r"`(\w+)`", found[f"`{name}`"])), name
 
 
-def test_every_hook_is_listed_with_what_it_says_itself() -> None:
-    hooks = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("trio_sup_")}
-    found = sections("reference/hooks.md", 2)
-    assert [heading for heading in found if heading.startswith("`")] == [f"`{name}`" for name in hooks]
-    for name, hook in hooks.items():
-        section = found[f"`{name}`"]
-        summary = (inspect.getdoc(hook) or "").partition("\n\n")[0]
-        assert " ".join(summary.split()) in " ".join(section.split()), name
-        assert f"{name}{inspect.signature(hook)}".replace("'", "") in section, name
+def test_every_help_for_options_is_listed() -> None:
+    section = sections("reference/hooks.md", 2)["Options"]
+    helps = [name for name, thing in vars(strategies).items() if inspect.isfunction(thing)]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(helps)
 
 
 @pytest.mark.parametrize("command", ["run", "check", "demo", "plugins"])

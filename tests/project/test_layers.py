@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent / "trio_sup"
 
 LAYERS = [
-    {"errors", "events", "hookspecs", "strategies", "protocol", "_phases", "_reports", "_units", "_values"},
+    {"errors", "events", "hookspecs", "strategies", "protocol", "_options", "_phases", "_reports", "_units", "_values"},
     {
         "_dependencies",
         "_port_pool",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import attrs
 
@@ -20,30 +19,11 @@ from .._restarts import (
 from .._units import in_words
 from ..errors import InvalidValue
 from ..hookspecs import hookimpl
-from ..strategies import AttemptEnd, GiveUp, RestartAfter, RestartPolicy, seconds
+from ..strategies import AttemptEnd, GiveUp, RestartAfter, RestartPolicy, complaints_name_fields, seconds
 
 _MAX_FACTOR = 1000
 _SLOWEST_LOOP = 1.0
 """Seconds that each of endless restarts must take on average: nothing loops without a wait."""
-
-
-def _naming(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Wrap every converter so that its complaint names the option it is about."""
-
-    def named(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
-        convert: Any = field.converter
-        if convert is None:
-            return field
-
-        def wrapped(value: object) -> Any:
-            try:
-                return convert(value)
-            except InvalidValue as error:
-                raise InvalidValue(error.value, f"{field.name}: {error.why}") from None
-
-        return field.evolve(converter=wrapped)  # type: ignore[no-any-return,attr-defined,unused-ignore]  # not in stubs
-
-    return [named(field) for field in fields]
 
 
 def _to_factor(value: object) -> float:
@@ -79,7 +59,7 @@ class Never:
         """See `RestartPolicy`."""
 
 
-@attrs.frozen(kw_only=True, field_transformer=_naming)
+@attrs.frozen(kw_only=True, field_transformer=complaints_name_fields)
 class Always:
     """Starts it again whenever it ends, also after a success; waits longer each time, and gives up at last.
 

@@ -15,6 +15,10 @@ from ._slot import Slot
 from ._system import HeldPort, System
 
 
+class _SystemRefused(OSError):
+    """Holding a port failed, which another strategy would not change; not to be taken for an error of the strategy."""
+
+
 @attrs.define(eq=False, kw_only=True)
 class PortLeases:
     """Takes ports for slots and gives them back.
@@ -40,7 +44,7 @@ class PortLeases:
         try:
             try:
                 self._allocate(slot, self.strategy)
-            except (PortsExhausted, OSError):
+            except (PortsExhausted, _SystemRefused):
                 raise
             except Exception as error:
                 self._failed(slot, f"it failed with {error!r}", "'affinity' takes over")
@@ -53,7 +57,10 @@ class PortLeases:
         held: dict[int, HeldPort] = {}
 
         def hold(port: int) -> int | None:
-            taken = self.system.hold_port(port)
+            try:
+                taken = self.system.hold_port(port)
+            except OSError as error:
+                raise _SystemRefused(*error.args) from error
             if taken is None:
                 return None
             held[taken.port] = taken

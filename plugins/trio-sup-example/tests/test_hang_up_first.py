@@ -12,7 +12,7 @@ import trio
 import trio_sup_example
 
 import trio_sup
-from trio_sup import BackendSpec, InvalidOptions, Readiness, StopReport
+from trio_sup import BackendSpec, InvalidOptions, InvalidValue, Readiness, StopReport
 from trio_sup.engine import Output
 
 CHILD = Path(__file__).parent / "children" / "hangs_up.py"
@@ -91,3 +91,8 @@ async def test_a_wrong_option_is_named(options: dict[str, Any], complaint: str) 
             plugins=[trio_sup_example], stop_policy={"strategy": "hang-up-first", **options}
         ):
             pass
+
+
+def test_a_wrong_option_is_named_to_those_who_make_it_themselves() -> None:
+    with pytest.raises(InvalidValue, match=r"^patience: a duration must not be negative"):
+        trio_sup_example.HangUpFirst(patience=-1)

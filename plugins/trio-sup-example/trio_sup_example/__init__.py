@@ -9,12 +9,12 @@ import attrs
 import trio
 
 from trio_sup import BackendSpec, hookimpl
-from trio_sup.strategies import StopPolicy, StopTarget, seconds
+from trio_sup.strategies import StopPolicy, StopTarget, complaints_name_fields, seconds
 
 __all__ = ["HangUpFirst", "trio_sup_stop_policies"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=complaints_name_fields)
 class HangUpFirst:
     """SIGHUP, and a while for the backend to end by itself; then its polite signal, and its grace period.
 

@@ -14,7 +14,7 @@ import attrs
 from attrs.converters import optional
 
 from trio_sup import BackendSpec, InvalidValue
-from trio_sup.strategies import Launch
+from trio_sup.strategies import Launch, complaints_name_fields
 
 from . import _options as options
 from ._accounts import CAP_SYS_NICE, CAP_SYS_RESOURCE, Account, account, check_control, has_capability
@@ -24,7 +24,7 @@ RLIMITS = ("nofile", "address_space", "core", "nproc", "memlock", "stack", "fsiz
 _APPLY = Path(__file__).with_name("_apply.py")
 
 
-@attrs.frozen(kw_only=True, field_transformer=options.complaints_name_fields)
+@attrs.frozen(kw_only=True, field_transformer=complaints_name_fields)
 class Limits:
     """Limits what a backend may use and do, without a moment in which it runs unlimited.
 

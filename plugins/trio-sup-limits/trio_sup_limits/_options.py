@@ -6,9 +6,6 @@ import os
 import re
 import resource
 from collections.abc import Iterable
-from typing import Any
-
-import attrs
 
 from trio_sup import InvalidValue
 
@@ -20,23 +17,6 @@ _POWER = {None: 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _CPUS = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", re.ASCII)
 # The kernel's own numbers of CPUs stay far below; without a bound "0-9999999999" would take all memory.
 _MOST_CPUS = 65536
-
-
-def complaints_name_fields(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Wrap every converter so that its complaint names the option it is about."""
-
-    def naming(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
-        convert: Any = field.converter
-
-        def wrapped(value: Any) -> Any:
-            try:
-                return convert(value)
-            except InvalidValue as error:
-                raise InvalidValue(error.value, f"{field.name}: {error.why}") from None
-
-        return field.evolve(converter=wrapped)  # type: ignore[no-any-return,attr-defined,unused-ignore]  # not in stubs
-
-    return [naming(field) for field in fields]
 
 
 def to_limit(value: object) -> Limit:
