@@ -53,7 +53,7 @@ OFFERS = f"{__name__}.Offers"
     [
         ("port strategy", {"affinity", "lifo", "ephemeral", "fixed"}),
         ("install lock", {"file", "memory"}),
-        ("stop policy", {"free-then-terminate", "terminate", "kill"}),
+        ("stop policy", {"free-then-terminate", "terminate", "kill", "drain"}),
         ("probe", {"localai", "grpc-health", "tcp", "http", "exec"}),
     ],
 )

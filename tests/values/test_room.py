@@ -93,13 +93,14 @@ def test_a_refusal_says_who_takes_up_the_room_and_why_each_stays() -> None:
     refusal = decide(*occupants, cost=5 * GIB, memory=6 * GIB, running=3)
     assert isinstance(refusal, Refuse)
     assert refusal.why == (
-        "max_running allows 3 at once and of the memory_budget of 6 GiB, 6 GiB are taken, and it is declared to need "
+        "max_running allows 3 at once and of the memory_budget of 6 GiB, 7 GiB are taken, and it is declared to need "
         "5 GiB"
     )
     assert [(str(key), why) for key, why in refusal.holders] == [
         ("idle#0", "idle, but stopping it as well would not be enough"),
         ("leased#0", "in use"),
         ("pinned#0", "pinned"),
+        ("needed#0", "needed by others that run"),
         ("starting#0", "starting"),
         ("stopping#0", "stopping, but that is not enough"),
         ("stuck#0", "could not be ended"),
