@@ -10,8 +10,19 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent / "trio_sup"
 
 LAYERS = [
-    {"errors", "events", "hookspecs", "strategies", "protocol", "_phases", "_reports", "_units", "_values"},
-    {"_port_pool", "_resolution", "_structuring", "guard"},
+    {
+        "errors",
+        "events",
+        "hookspecs",
+        "strategies",
+        "protocol",
+        "_phases",
+        "_reports",
+        "_report_tables",
+        "_units",
+        "_values",
+    },
+    {"_exit_files", "_port_pool", "_resolution", "_structuring", "guard"},
     {"bridge", "defaults"},
     {"engine"},
     {"testing"},

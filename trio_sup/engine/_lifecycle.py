@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from .. import events
+from .._exit_files import KEPT_REPORTS
 from .._phases import Cause, Phase, check_move
 from .._reports import ExitReport, StopReport
 from .._values import ProcessKey
@@ -34,15 +35,13 @@ from ._plugin_calls import PluginCalls
 from ._port_lease import PortLeases
 from ._preparing import prepared
 from ._readiness import ReadinessGate
+from ._records import Records
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Slot
 from ._system import System, TreeEnding
 
 KILL_TIMEOUT = 5.0
 """Seconds that a tree has to end after SIGKILL; a driver may hold a process in the kernel that long."""
-
-KEPT_REPORTS = 20
-"""Exit reports kept per key (design promise P8)."""
 
 MOST_COLLISIONS = 2
 """Times that a start is tried again because its port was taken: without the placeholder, then on another port."""
@@ -62,6 +61,7 @@ class Lifecycle:
     install_lock_name: str
     on_output: Callable[[Output], None] | None
     calls: PluginCalls
+    records: Records
     closing: bool = False
     reports: dict[ProcessKey, deque[ExitReport]] = attrs.field(factory=dict)
     _generation: int = 0
@@ -219,7 +219,7 @@ class Lifecycle:
                 events.BackendStopping,
                 cause=attempt.cause or Cause.INTERNAL_ERROR,
                 then=slot.then,
-                detail=str(attempt.status or attempt.last_health_error or ""),
+                detail=str(attempt.asked_by or attempt.status or attempt.last_health_error or ""),
             ),
         )
         # Whoever observes hears of it before the pass over /proc, which takes its time.
@@ -293,6 +293,7 @@ class Lifecycle:
 
     def _keep(self, report: ExitReport) -> None:
         self.reports.setdefault(report.key, deque(maxlen=KEPT_REPORTS)).append(report)
+        self.records.keep(report)
 
     # ---- telling
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +16,7 @@ import trio
 
 from .. import events
 from .._phases import Cause, Phase
-from .._reports import Backend, ExitReport, StopReport
+from .._reports import Backend, ExitReport, StopReport, to_reason
 from .._resolution import resolve
 from .._units import seconds
 from .._values import BackendSpec, ProcessKey, to_choice, to_key
@@ -39,6 +41,7 @@ from ._plugin_calls import PluginCalls
 from ._plugins import Plugins
 from ._port_lease import PortLeases
 from ._readiness import ReadinessGate
+from ._records import Records
 from ._services import Services
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Ending, Slot, Wanted
@@ -63,6 +66,20 @@ class Supervisor:
         self._nursery = nursery
         self._shutdown_timeout = shutdown_timeout
         self._slots: dict[ProcessKey, Slot] = {}
+        self._shutdown_reason: str | None = None
+
+    @property
+    def shutdown_reason(self) -> str | None:
+        """Why the block is about to be left, for the exit reports; to be set before that, like the reason of a stop.
+
+        Raises:
+            InvalidValue: It is no line of at most 200 characters.
+        """
+        return self._shutdown_reason
+
+    @shutdown_reason.setter
+    def shutdown_reason(self, reason: str | None) -> None:
+        self._shutdown_reason = to_reason(reason)
 
     # ---- looking
 
@@ -95,8 +112,8 @@ class Supervisor:
         return slot.address()
 
     def exit_reports(self, key: ProcessKey | str) -> tuple[ExitReport, ...]:
-        """How the last attempts (at most 20) of *key* ended, oldest first."""
-        return tuple(self._lifecycle.reports.get(to_key(key), ()))
+        """How the last attempts (at most 20) of *key* ended, oldest first; with a state directory also earlier ones."""
+        return self._lifecycle.records.reports_of(to_key(key))
 
     def events(self) -> EventStream:
         """Observe everything that happens from now on; ends with the supervisor."""
@@ -241,30 +258,35 @@ class Supervisor:
 
     # ---- stopping
 
-    async def stop(self, identifier: ProcessKey | str, *, force: bool = False) -> tuple[StopReport, ...]:
+    async def stop(
+        self, identifier: ProcessKey | str, *, force: bool = False, reason: str | None = None
+    ) -> tuple[StopReport, ...]:
         """End what *identifier* means (see `resolve`), and wait until it is proven gone.
 
         Args:
             identifier: An exact key, a model, or a backend name or alias. One that means nothing is fine.
             force: SIGKILL at once, without Free and grace; also cuts short a stop that is under way.
+            reason: Who asks, or what for: one line of at most 200 characters, for the exit report and the event. That
+                of the first stop counts.
 
         Returns:
             One report per key.
 
         Raises:
+            InvalidValue: *reason* is no such line; nothing was stopped.
             StopFailed: Processes survived; it names them.
 
         Cancellation: returns at once; a stop once begun is finished all the same.
         """
-        return await self._stop(self.resolve(identifier), force)
+        return await self._stop(self.resolve(identifier), force, to_reason(reason))
 
-    async def stop_all(self, *, force: bool = False) -> tuple[StopReport, ...]:
+    async def stop_all(self, *, force: bool = False, reason: str | None = None) -> tuple[StopReport, ...]:
         """End everything, in parallel. Otherwise like `stop`."""
-        return await self._stop(tuple(sorted(self._slots)), force)
+        return await self._stop(tuple(sorted(self._slots)), force, to_reason(reason))
 
-    async def _stop(self, keys: Iterable[ProcessKey], force: bool) -> tuple[StopReport, ...]:
+    async def _stop(self, keys: Iterable[ProcessKey], force: bool, asked_by: str | None) -> tuple[StopReport, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
-        endings = [self._begin_stop(self._slots[key], Cause.ASKED, force=force) for key in keys]
+        endings = [self._begin_stop(self._slots[key], Cause.ASKED, force=force, asked_by=asked_by) for key in keys]
         reports = []
         for ending in endings:
             await ending.done.wait()
@@ -274,14 +296,14 @@ class Supervisor:
             raise StopFailed(reports)
         return tuple(reports)
 
-    def _begin_stop(self, slot: Slot, cause: Cause, *, force: bool) -> Ending:
+    def _begin_stop(self, slot: Slot, cause: Cause, *, force: bool, asked_by: str | None = None) -> Ending:
         self._drop_next(slot, cause)
         if force:
             slot.attempt.forced.set()
         if slot.phase is Phase.STOP_FAILED:
             slot.end_again()
         else:
-            slot.attempt.end(cause)
+            slot.attempt.end(cause, asked_by)
         return slot.attempt.ending
 
     def _drop_next(self, slot: Slot, cause: Cause) -> None:
@@ -294,7 +316,7 @@ class Supervisor:
         self._lifecycle.closing = True
         slots = list(self._slots.values())
         for slot in slots:
-            self._begin_stop(slot, Cause.SHUTDOWN, force=False)
+            self._begin_stop(slot, Cause.SHUTDOWN, force=False, asked_by=self._shutdown_reason)
         patience = max(self._shutdown_timeout - KILL_TIMEOUT - 1, self._shutdown_timeout / 2)
         with trio.move_on_after(patience):
             for slot in slots:
@@ -326,6 +348,7 @@ def check_platform() -> None:
 
 @asynccontextmanager
 async def open_supervisor(
+    state_dir: str | os.PathLike[str] | None = None,
     *,
     ports: Any = "affinity",
     install_lock: Any = "file",
@@ -341,6 +364,9 @@ async def open_supervisor(
     """Open a supervisor for the length of the block; at its end every backend is ended.
 
     Args:
+        state_dir: Directory for what is to be remembered when this supervisor has ended: how backends ended, and
+            which processes the next supervisor there must end if this one is killed together with its guard. It is
+            made if need be. By default nothing is.
         ports: Port strategy: a name, a table or [`Choice`][trio_sup.Choice] with options, or the object itself.
         install_lock: What keeps installations and launches apart; given likewise.
         stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
@@ -358,6 +384,8 @@ async def open_supervisor(
         Unsupported: Not Linux, or a kernel before 5.4.
         UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
         PluginError: A plugin misspells a hook, or offers nonsense.
+        StateDirectoryInUse: Another supervisor works in *state_dir*.
+        ConfigError: *state_dir* cannot be used.
 
     Cancellation: ends every backend within *shutdown_timeout*, then travels on. An exception of the block is raised
         as it is, not wrapped in a group.
@@ -374,7 +402,10 @@ async def open_supervisor(
     )
     hub.observe = Observers(made.observers(sections), calls, hub).tell
     services = Services(made.services(sections), hub)
-    system = system or LinuxSystem(parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit)
+    records = Records(Path(state_dir) if state_dir is not None else None, hub)
+    system = system or LinuxSystem(
+        parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit, trees=records.trees
+    )
     lifecycle = Lifecycle(
         system=system,
         hub=hub,
@@ -392,13 +423,16 @@ async def open_supervisor(
         install_lock_name=made.name_of("install lock", chosen_lock),
         on_output=on_output,
         calls=calls,
+        records=records,
     )
+    await records.open()
     close = trio.Event()
 
     async def run(task_status: trio.TaskStatus[Supervisor]) -> None:
         with trio.CancelScope() as engine_scope:
             try:
                 async with (
+                    records.kept(),
                     system.open(lambda pid, new: hub.publish(events.GuardLost(pid=pid, replacement=new))),
                     trio.open_nursery() as side_nursery,
                     trio.open_nursery() as nursery,
