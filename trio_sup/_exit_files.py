@@ -112,8 +112,6 @@ def read_all(directory: Path) -> Found:
         path = directory / name
         try:
             key, reports = _read(path, found.problems)
-            if name != name_of(key):
-                raise UnreadableFile(path, f"it holds the reports of {key}, whose file has another name")
             found.reports[key] = reports
         except UnreadableFile as problem:
             found.problems.append(problem)
@@ -136,6 +134,8 @@ def _read(path: Path, problems: list[UnreadableFile]) -> tuple[ProcessKey, tuple
             raise TypeError(tables)
     except (LookupError, TypeError, ValueError) as error:
         raise UnreadableFile(path, "it holds no exit reports") from error
+    if path.name != name_of(key):
+        raise UnreadableFile(path, f"it holds the reports of {key}, whose file has another name")
     return key, tuple(_reports(path, key, tables, problems))[-KEPT_REPORTS:]
 
 

@@ -76,7 +76,7 @@ def _table(cls: type) -> Callable[[Any], Any]:
 
 
 def _survivors(value: Any) -> Sequence[Survivor]:
-    return tuple(map(_table(Survivor), _exactly(list)(value)))
+    return tuple(map(_table(Survivor), _exactly(list, tuple)(value)))
 
 
 # Annotations are texts in this file.

@@ -112,7 +112,7 @@ def _orphans(record: Record, processes: Mapping[int, Process], namespace: int) -
 
     A process gets its session at its fork, and keeps it unless it begins one of its own. So who was forked before the
     last line of the record, when the number still meant the tree, is of the tree; who was forked later may belong to
-    another session of that number.
+    another session of that number. And a number that names a process again was free: nothing was left of the tree.
     """
     if record.supervisor.namespace != namespace:
         return []
@@ -120,7 +120,7 @@ def _orphans(record: Record, processes: Mapping[int, Process], namespace: int) -
         process
         for process in processes.values()
         if process.session in record.leaders
-        and process.session != process.pid
+        and process.session not in processes
         and record.leaders[process.session] <= process.started < record.last_told
     ]
 
