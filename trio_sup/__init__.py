@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._reports import Backend as Backend
     from ._reports import ExitReport as ExitReport
     from ._reports import ExitStatus as ExitStatus
+    from ._reports import Leftover as Leftover
     from ._reports import StopReport as StopReport
     from ._reports import Survivor as Survivor
     from ._values import BackendSpec as BackendSpec
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_phases": ("Cause", "Phase", "Then"),
-    "_reports": ("Backend", "ExitReport", "ExitStatus", "StopReport", "Survivor"),
+    "_reports": ("Backend", "ExitReport", "ExitStatus", "Leftover", "StopReport", "Survivor"),
     "_values": ("BackendSpec", "Choice", "Liveness", "ProcessKey", "Readiness"),
     "engine": ("PluginError", "Supervisor", "load_plugins", "open_supervisor"),
     "errors": (

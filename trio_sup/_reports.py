@@ -9,6 +9,23 @@ import attrs
 
 from ._phases import Cause, Phase
 from ._values import BackendSpec, ProcessKey
+from .errors import InvalidValue
+
+MOST_REASON = 200
+"""Characters of the reason that may be given for a stop."""
+
+
+def to_reason(value: object) -> str | None:
+    """Read the reason of a stop: who asked, or what for; None if none was given.
+
+    Raises:
+        InvalidValue: It is no text, is blank or too long, or does not fit on a line.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > MOST_REASON:
+        raise InvalidValue(value, f"a reason is one line of printable text, at most {MOST_REASON} characters")
+    return value
 
 
 @attrs.frozen
@@ -39,6 +56,17 @@ class Survivor:
         return f"pid {self.pid} ({self.command}): {self.why}"
 
 
+@attrs.frozen
+class Leftover:
+    """A process that an earlier supervisor had left behind."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.command})"
+
+
 @attrs.frozen(kw_only=True)
 class ExitReport:
     """How one attempt ended.
@@ -47,6 +75,7 @@ class ExitReport:
         cause: What ended the attempt.
         asked: Whether that was somebody's wish (a stop, a replacement, a shutdown), or the supervisor's own decision
             (it was idle, made room, or went with what it needs or with its group).
+        asked_by: The reason that was given with the stop: who asked, or what for. None if none was.
         phase: The phase it was in when its end began.
         status: Exit code or signal of the process; None if it still lives (see survivors).
         success: It was asked for, or ended by itself with a success code.
@@ -55,6 +84,7 @@ class ExitReport:
         stop_seconds: Seconds from the beginning of its end until the tree was proven gone.
         killed: Whether SIGKILL was needed.
         left_children: Processes of the tree that were still alive after the leader had ended and were killed.
+        out_of_memory: What speaks for it that memory ran out, in words; None if nothing does.
         last_health_error: Why the last health check failed, if the last one did.
         stderr_tail: The last lines (at most 20) it wrote to stderr.
         traceback: For an internal error.
@@ -73,6 +103,8 @@ class ExitReport:
     killed: bool = False
     left_children: int = 0
     survivors: Sequence[Survivor] = ()
+    asked_by: str | None = None
+    out_of_memory: str | None = None
     last_health_error: str | None = None
     stderr_tail: str = attrs.field(default="", repr=False)
     traceback: str | None = attrs.field(default=None, repr=False)
@@ -82,7 +114,8 @@ class ExitReport:
         return self.cause.asked
 
     def __str__(self) -> str:
-        return f"{self.key} ({self.cause.value}): {self.status or 'still alive'}"
+        why = f"{self.cause.value}: {self.asked_by}" if self.asked_by else self.cause.value
+        return f"{self.key} ({why}): {self.status or 'still alive'}"
 
 
 @attrs.frozen(kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 
 from ._phases import Cause, Phase, Then
-from ._reports import ExitReport, Survivor
+from ._reports import ExitReport, Leftover, Survivor
 from ._values import ProcessKey
 
 
@@ -78,7 +78,7 @@ class BackendUnready(BackendMoved):
 
 @attrs.frozen(kw_only=True)
 class BackendStopping(BackendMoved):
-    """Its end began; if the process had already ended, `detail` says how."""
+    """Its end began; `detail` says why it was asked for, or how the process had ended already."""
 
     cause: Cause
     then: Then
@@ -211,6 +211,44 @@ class GuardLost(Event):
     def __str__(self) -> str:
         successor = f"pid {self.replacement} replaces it" if self.replacement else "it could not be replaced"
         return f"the guard (pid {self.pid}) has ended; {successor}"
+
+
+@attrs.frozen(kw_only=True)
+class LeftoversEnded(Event):
+    """An earlier supervisor of the same state directory had left processes behind; they were ended.
+
+    `survivors` are those that could not be ended.
+    """
+
+    ended: Sequence[Leftover] = ()
+    survivors: Sequence[Survivor] = ()
+
+    def __str__(self) -> str:
+        parts = []
+        if self.ended:
+            parts.append(f"ended {len(self.ended)} left behind by an earlier supervisor: {_some(self.ended)}")
+        if self.survivors:
+            parts.append(f"could not end what an earlier supervisor left behind: {_some(self.survivors)}")
+        return "; ".join(parts)
+
+
+def _some(things: Sequence[object]) -> str:
+    shown = "; ".join(map(str, things[:_MOST_NAMED]))
+    return shown if len(things) <= _MOST_NAMED else f"{shown}; and {len(things) - _MOST_NAMED} more"
+
+
+_MOST_NAMED = 10
+
+
+@attrs.frozen(kw_only=True)
+class StateNotWritten(Event):
+    """The state directory cannot be written to; what belongs there is kept in memory, and tried again."""
+
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"cannot write {self.path} ({self.why}): it is kept in memory meanwhile"
 
 
 @attrs.frozen(kw_only=True)

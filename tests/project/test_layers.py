@@ -10,9 +10,22 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent / "trio_sup"
 
 LAYERS = [
-    {"errors", "events", "hookspecs", "strategies", "protocol", "_options", "_phases", "_reports", "_units", "_values"},
+    {
+        "errors",
+        "events",
+        "hookspecs",
+        "strategies",
+        "protocol",
+        "_options",
+        "_phases",
+        "_reports",
+        "_report_tables",
+        "_units",
+        "_values",
+    },
     {
         "_dependencies",
+        "_exit_files",
         "_port_pool",
         "_progress",
         "_resolution",

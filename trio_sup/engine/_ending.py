@@ -47,7 +47,7 @@ class Endings:
                 events.BackendStopping,
                 cause=attempt.cause or Cause.INTERNAL_ERROR,
                 then=slot.then,
-                detail=str(attempt.status or attempt.last_health_error or ""),
+                detail=str(attempt.asked_by or attempt.status or attempt.last_health_error or ""),
             ),
         )
         # Whoever observes hears of it before the pass over /proc, which takes its time.

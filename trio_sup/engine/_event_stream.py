@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from .. import events
-from ..events import Event, EventsLost
+from ..events import BackendEvent, Event, EventsLost
 
 _log = logging.getLogger("trio_sup.engine")
 _WARNINGS = (
@@ -20,6 +20,8 @@ _WARNINGS = (
     events.PluginSlow,
     events.PluginStuck,
     events.GuardLost,
+    events.LeftoversEnded,
+    events.StateNotWritten,
     events.BackendStopFailed,
     events.IdentityUncertain,
 )
@@ -76,19 +78,39 @@ class EventHub:
         self._sequence = 0
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._closed = False
+        self._early: list[Event] = []
+        self._begun = False
         self.observe: Callable[[Event], None] = lambda event: None
         """Called with every event, beside the streams."""
 
+    def publish_early(self, event: Event) -> None:
+        """Publish *event* also to streams that are made later, as long as nothing has happened to a backend.
+
+        What happens while a supervisor opens would have no observer otherwise.
+        """
+        event = self._publish(event)
+        if not self._begun:
+            self._early.append(event)
+
     def publish(self, event: Event) -> None:
+        self._publish(event)
+
+    def _publish(self, event: Event) -> Event:
         self._sequence += 1
         event = attrs.evolve(event, sequence=self._sequence, time=time.time())
+        if isinstance(event, BackendEvent):
+            self._begun = True
+            self._early.clear()
         _log.log(logging.WARNING if isinstance(event, _WARNINGS) else logging.INFO, "%s", event)
         for stream in tuple(self._streams):
             stream._push(event)
         self.observe(event)
+        return event
 
     def stream(self) -> EventStream:
         stream = EventStream()
+        for event in self._early:
+            stream._push(event)
         if self._closed:
             stream._close()
         else:

@@ -7,7 +7,6 @@ path from a launched process to an abandoned one: what follows the life scope al
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -16,8 +15,7 @@ import trio
 
 from .. import events
 from .._phases import Cause, Phase
-from .._reports import ExitReport, StopReport
-from .._values import ProcessKey
+from .._reports import StopReport
 from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, NoRoom, StartFailed, TrioSupError
 from ..strategies import GiveUp, RestartAfter
 from ._admission import Admission
@@ -32,13 +30,11 @@ from ._outcome import died_of_taken_port, exit_report
 from ._port_lease import PortLeases
 from ._progress_watch import extended_by_progress
 from ._readiness import ReadinessGate
+from ._records import Records
 from ._restarting import Decision, Restarting
 from ._slot import Attempt, Slot
 from ._slots import SlotTable
 from ._warming import WarmingUp
-
-KEPT_REPORTS = 20
-"""Exit reports kept per key (design promise P8)."""
 
 MOST_COLLISIONS = 2
 """Times that a start is tried again because its port was taken: without the placeholder, then on another port."""
@@ -75,8 +71,8 @@ class Lifecycle:
     warming: WarmingUp
     endings: Endings
     restarting: Restarting
+    records: Records
     on_significant_end: Callable[[Slot, str], None]
-    reports: dict[ProcessKey, deque[ExitReport]] = attrs.field(factory=dict)
     health: HealthWatch = attrs.field(init=False)
     _generation: int = 0
 
@@ -149,7 +145,7 @@ class Lifecycle:
             attempt.cause = Cause.PORT_TAKEN
         await self.endings.conclude(slot, attempt, partial(exit_report, attempt, phase, began_at, killed), ending)
         if attempt.report is not None:
-            self._keep(attempt.report)
+            self.records.keep(attempt.report)
 
     async def _live(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery) -> None:
         waits_for = partial(self.moves.wait_for, slot)
@@ -357,6 +353,3 @@ class Lifecycle:
         report = slot.attempt.report
         if report is not None:
             self.hub.publish(events.BackendExited(key=slot.key, generation=slot.attempt.generation, report=report))
-
-    def _keep(self, report: ExitReport) -> None:
-        self.reports.setdefault(report.key, deque(maxlen=KEPT_REPORTS)).append(report)

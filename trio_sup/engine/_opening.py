@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import random
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +36,7 @@ from ._plugin_calls import PluginCalls
 from ._plugins import Plugins
 from ._port_lease import PortLeases
 from ._readiness import ReadinessGate
+from ._records import Records
 from ._restarting import Restarting
 from ._services import Services
 from ._side_tasks import SideTasks
@@ -66,6 +69,7 @@ def check_platform() -> None:
 @asynccontextmanager
 async def open_supervisor(
     *,
+    state_dir: str | os.PathLike[str] | None = None,
     ports: Any = "affinity",
     install_lock: Any = "file",
     stop_policy: Any = "free-then-terminate",
@@ -84,6 +88,9 @@ async def open_supervisor(
     """Open a supervisor for the length of the block; at its end every backend is ended.
 
     Args:
+        state_dir: Directory for what is to be remembered when this supervisor has ended: how backends ended, and
+            which processes the next supervisor there must end if this one is killed together with its guard. It is
+            made if need be. By default nothing is.
         ports: Port strategy: a name, a table or [`Choice`][trio_sup.Choice] with options, or the object itself.
         install_lock: What keeps installations and launches apart; given likewise.
         stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
@@ -110,6 +117,8 @@ async def open_supervisor(
         InvalidValue: An option makes no sense.
         UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
         PluginError: A plugin misspells a hook, or offers nonsense.
+        StateDirectoryInUse: Another supervisor works in *state_dir*.
+        ConfigError: *state_dir* cannot be used.
         SignificantEnded: A significant backend ended for good; the block was cancelled then.
 
     Cancellation: ends every backend within *shutdown_timeout*, then travels on. An exception of the block is raised
@@ -121,8 +130,11 @@ async def open_supervisor(
     policies = {"stop_policy": to_choice(stop_policy), "restart_policy": to_choice(restart_policy)}
     made.make("stop policy", policies["stop_policy"])
     made.make("restart policy", policies["restart_policy"])
-    system = system or LinuxSystem(parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit)
     hub = EventHub()
+    records = Records(Path(state_dir) if state_dir is not None else None, hub)
+    system = system or LinuxSystem(
+        parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit, trees=records.trees
+    )
     calls = PluginCalls(
         lambda plugin, what, took: hub.publish(events.PluginSlow(plugin=plugin, what=what, seconds=took))
     )
@@ -131,6 +143,7 @@ async def open_supervisor(
         system,
         hub,
         calls,
+        records,
         ports=to_choice(ports),
         install_lock=to_choice(install_lock),
         groups=_to_groups(groups),
@@ -140,12 +153,14 @@ async def open_supervisor(
     )
     hub.observe = Observers(made.observers(sections), calls, hub).tell
     services = Services(made.services(sections), hub)
+    await records.open()
     close = trio.Event()
 
     async def run(task_status: trio.TaskStatus[Supervisor]) -> None:
         with trio.CancelScope() as engine_scope:
             try:
                 async with (
+                    records.kept(),
                     system.open(lambda pid, new: hub.publish(events.GuardLost(pid=pid, replacement=new))),
                     trio.open_nursery() as side_nursery,
                     trio.open_nursery() as nursery,
@@ -209,6 +224,7 @@ class _Engine:
         system: System,
         hub: EventHub,
         calls: PluginCalls,
+        records: Records,
         *,
         ports: Any,
         install_lock: Any,
@@ -257,6 +273,7 @@ class _Engine:
             warming=WarmingUp(side=self.side, calls=calls),
             endings=Endings(moves=moves, asking=Asking(side=self.side, hub=hub, calls=calls)),
             restarting=Restarting(hub=hub, calls=calls, rng=random.Random()),
+            records=records,
             on_significant_end=self._end_with,
         )
 

@@ -23,6 +23,7 @@ from ..errors import (
     StoppedDuringStartup,
     TrioSupError,
 )
+from ._oom import hint_in
 from ._slot import Attempt, Slot
 from ._system import TreeEnding
 
@@ -49,6 +50,9 @@ def exit_report(attempt: Attempt, phase: Phase, began_at: float, killed: bool, e
     assert attempt.child is not None
     assert attempt.launched_at is not None
     cause, status = attempt.cause or Cause.INTERNAL_ERROR, attempt.status
+    success, stderr = cause.asked or ended_well(attempt), attempt.stderr.tail()
+    # What it wrote counts only for an end that nobody wished for: it may be long ago, and well survived.
+    evidence = (attempt.child.out_of_memory(), None if success else hint_in(stderr))
     return ExitReport(
         key=attempt.key,
         generation=attempt.generation,
@@ -56,15 +60,17 @@ def exit_report(attempt: Attempt, phase: Phase, began_at: float, killed: bool, e
         cause=cause,
         phase=phase,
         status=status,
-        success=cause.asked or ended_well(attempt),
+        success=success,
         ended_at=time.time(),
         lived=(attempt.exited_at or now) - attempt.launched_at,
         stop_seconds=now - began_at,
         killed=killed,
         left_children=0 if killed else ending.left_children,
         survivors=ending.survivors,
+        asked_by=attempt.asked_by,
+        out_of_memory="; ".join(filter(None, evidence)) or None,
         last_health_error=attempt.last_health_error,
-        stderr_tail=attempt.stderr.tail(),
+        stderr_tail=stderr,
         traceback="".join(traceback.format_exception(attempt.crash)) if attempt.crash else None,
     )
 

@@ -115,6 +115,7 @@ class Attempt:
     created_at: float
     life_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     cause: Cause | None = None
+    asked_by: str | None = None
     crash: Exception | None = None
     error: TrioSupError | None = None
     command: Command | None = None
@@ -148,10 +149,10 @@ class Attempt:
     def strategies(self) -> Strategies:
         return self.wanted.strategies
 
-    def end(self, cause: Cause) -> None:
-        """Begin the end of this attempt; the first cause is kept."""
+    def end(self, cause: Cause, asked_by: str | None = None) -> None:
+        """Begin the end of this attempt; the first cause is kept, with who asked for it."""
         if self.cause is None:
-            self.cause = cause
+            self.cause, self.asked_by = cause, asked_by
         self.life_scope.cancel(reason=cause.value)
 
 

@@ -28,11 +28,18 @@ class Stopping:
     nursery: trio.Nursery
 
     def begin(
-        self, slots: Iterable[Slot], cause: Cause, *, force: bool = False, refuse_if_needed: bool = False
+        self,
+        slots: Iterable[Slot],
+        cause: Cause,
+        *,
+        asked_by: str | None = None,
+        force: bool = False,
+        refuse_if_needed: bool = False,
     ) -> list[Ending]:
         """Begin the end of *slots*, and before them of all that need them.
 
         Args:
+            asked_by: Who asked, or what for.
             force: SIGKILL at once; cuts short what is under way.
             refuse_if_needed: Change nothing if others need them.
 
@@ -58,9 +65,9 @@ class Stopping:
             why = cause if slot.key in asked else Cause.NEEDED_STOPPED
             first = [endings[each.key] for each in self.needs.first_to_go(slot, leaving)]
             if first and not force:
-                self.nursery.start_soon(self._end_after, slot, first, why, name=f"stop of {slot.key}")
+                self.nursery.start_soon(self._end_after, slot, first, why, asked_by, name=f"stop of {slot.key}")
             else:
-                self._end(slot, why)
+                self._end(slot, why, asked_by)
         return [endings[slot.key] for slot in slots]
 
     @staticmethod
@@ -73,18 +80,18 @@ class Stopping:
         return slot.attempt.ending
 
     @staticmethod
-    def _end(slot: Slot, cause: Cause) -> None:
+    def _end(slot: Slot, cause: Cause, asked_by: str | None) -> None:
         if slot.is_resting():
             slot.rouse()
         elif slot.phase is not Phase.STOP_FAILED:
-            slot.attempt.end(cause)
+            slot.attempt.end(cause, asked_by)
 
-    async def _end_after(self, slot: Slot, first: Sequence[Ending], cause: Cause) -> None:
+    async def _end_after(self, slot: Slot, first: Sequence[Ending], cause: Cause, asked_by: str | None) -> None:
         """End *slot* once those of *first* have ended, or at once when it is forced."""
         with trio.CancelScope(shield=True):  # bounded by the ends of the others, which are
             await first_of(partial(_all_done, first), slot.attempt.forced.wait, slot.gone.wait)
         if not slot.gone.is_set() and slot.leave:
-            self._end(slot, cause)
+            self._end(slot, cause, asked_by)
 
 
 async def _all_done(endings: Sequence[Ending]) -> None:

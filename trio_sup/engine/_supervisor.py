@@ -10,7 +10,7 @@ from typing import Literal
 import trio
 
 from .._phases import Cause
-from .._reports import Backend, ExitReport, StopReport
+from .._reports import Backend, ExitReport, StopReport, to_reason
 from .._values import BackendSpec, ProcessKey, to_key
 from ..bridge import Channel
 from ..errors import CallFailed, InvalidValue, StopFailed
@@ -46,6 +46,20 @@ class Supervisor:
         self._stopping = stopping
         self._leasing = leasing
         self._shutdown_timeout = shutdown_timeout
+        self._shutdown_reason: str | None = None
+
+    @property
+    def shutdown_reason(self) -> str | None:
+        """Why the block is about to be left, for the exit reports; to be set before that, like the reason of a stop.
+
+        Raises:
+            InvalidValue: It is no line of at most 200 characters.
+        """
+        return self._shutdown_reason
+
+    @shutdown_reason.setter
+    def shutdown_reason(self, reason: str | None) -> None:
+        self._shutdown_reason = to_reason(reason)
 
     # ---- looking
 
@@ -78,8 +92,8 @@ class Supervisor:
         return slot.address() if slot is not None and slot.is_ready() else None
 
     def exit_reports(self, key: ProcessKey | str) -> tuple[ExitReport, ...]:
-        """How the last attempts (at most 20) of *key* ended, oldest first."""
-        return tuple(self._lifecycle.reports.get(to_key(key), ()))
+        """How the last attempts (at most 20) of *key* ended, oldest first; with a state directory also earlier ones."""
+        return self._lifecycle.records.reports_of(to_key(key))
 
     def events(self) -> EventStream:
         """Observe everything that happens from now on; ends with the supervisor."""
@@ -238,6 +252,7 @@ class Supervisor:
         *,
         force: bool = False,
         dependents: Literal["stop", "refuse"] = "stop",
+        reason: str | None = None,
     ) -> tuple[StopReport, ...]:
         """End what *identifier* means (see `resolve`), and wait until it is proven gone.
 
@@ -245,11 +260,14 @@ class Supervisor:
             identifier: An exact key, a model, or a backend name or alias. One that means nothing is fine.
             force: SIGKILL at once, without Free and grace; also cuts short a stop that is under way.
             dependents: Backends that need it are stopped before it; or the stop is refused while there are any.
+            reason: Who asks, or what for: one line of at most 200 characters, for the exit report and the event. That
+                of the first stop counts.
 
         Returns:
             One report per key.
 
         Raises:
+            InvalidValue: *reason* is no such line; nothing was stopped.
             StopFailed: Processes survived; it names them.
             StillNeeded: Others need it, and *dependents* says to refuse then; nothing was changed.
 
@@ -258,15 +276,20 @@ class Supervisor:
         if dependents not in ("stop", "refuse"):
             raise InvalidValue(dependents, "dependents: expected 'stop' or 'refuse'")
         slots = [self._table[key] for key in self.resolve(identifier)]
-        return await self._stop(slots, force, refuse_if_needed=dependents == "refuse")
+        return await self._stop(slots, force, to_reason(reason), refuse_if_needed=dependents == "refuse")
 
-    async def stop_all(self, *, force: bool = False) -> tuple[StopReport, ...]:
+    async def stop_all(self, *, force: bool = False, reason: str | None = None) -> tuple[StopReport, ...]:
         """End everything, in parallel. Otherwise like `stop`."""
-        return await self._stop(sorted(self._table, key=lambda slot: slot.key), force, refuse_if_needed=False)
+        slots = sorted(self._table, key=lambda slot: slot.key)
+        return await self._stop(slots, force, to_reason(reason), refuse_if_needed=False)
 
-    async def _stop(self, slots: Iterable[Slot], force: bool, *, refuse_if_needed: bool) -> tuple[StopReport, ...]:
+    async def _stop(
+        self, slots: Iterable[Slot], force: bool, asked_by: str | None, *, refuse_if_needed: bool
+    ) -> tuple[StopReport, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
-        endings = self._stopping.begin(slots, Cause.ASKED, force=force, refuse_if_needed=refuse_if_needed)
+        endings = self._stopping.begin(
+            slots, Cause.ASKED, asked_by=asked_by, force=force, refuse_if_needed=refuse_if_needed
+        )
         reports = []
         for ending in endings:
             await ending.done.wait()
@@ -280,7 +303,7 @@ class Supervisor:
         """End everything in parallel, within the shutdown budget."""
         self._lifecycle.endings.closing = True
         slots = list(self._table)
-        self._stopping.begin(slots, Cause.SHUTDOWN)
+        self._stopping.begin(slots, Cause.SHUTDOWN, asked_by=self._shutdown_reason)
         patience = max(self._shutdown_timeout - KILL_TIMEOUT - 1, self._shutdown_timeout / 2)
         with trio.move_on_after(patience):
             for slot in slots:

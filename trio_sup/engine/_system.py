@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import secrets
 import select
 import signal
 import subprocess
@@ -26,9 +25,11 @@ from . import _tree
 from ._guard import Guard
 from ._identity import Identity, identify
 from ._listeners import ListenerWatch
+from ._oom import Before, OutOfMemoryWatch
 from ._output import Stream
 from ._port_hold import hold_port
 from ._sockets import SocketTable
+from ._tree_ledger import TreeLedger
 from ._tree_usage import exact_usage_of, usage_of
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ class Child(Protocol):
         """Wait until what `end_tree` left alive has ended."""
         ...
 
+    def out_of_memory(self) -> str | None:
+        """What speaks for it that the kernel killed the leader for want of memory, in words; None if nothing does."""
+        ...
+
     def close(self) -> None:
         """Reap the leader and let go of every descriptor."""
         ...
@@ -129,12 +134,20 @@ class _HeldPort:
 class LinuxSystem:
     """The real thing."""
 
-    def __init__(self, *, parent_guard: int | None = None, child_descriptor_limit: int | None = None) -> None:
-        self.id = secrets.token_hex(8)
+    def __init__(
+        self,
+        *,
+        parent_guard: int | None = None,
+        child_descriptor_limit: int | None = None,
+        trees: TreeLedger | None = None,
+    ) -> None:
+        self.trees = trees or TreeLedger()
+        self.id = self.trees.supervisor_id
         self._parent_guard = parent_guard
         self._child_descriptor_limit = child_descriptor_limit
         self._scan = _tree.SharedScan()
         self._measuring = trio.CapacityLimiter(MEASURED_AT_ONCE)
+        self.oom = OutOfMemoryWatch()
         self._guard: Guard
         self._bridge: Bridge
         self._sockets: SocketTable
@@ -173,6 +186,7 @@ class LinuxSystem:
         if lowest_free + RESERVED_DESCRIPTORS > soft:
             raise OutOfDescriptors(soft)
         environment = _tree.marked(launch.environment, self.id, attempt)
+        before = self.oom.before()
         # The limit is inherited at the fork: lowering our own for the length of a launch is exact. With too many
         # descriptors open for that, the child's is set right after its launch.
         limit = self._child_descriptor_limit
@@ -193,12 +207,14 @@ class LinuxSystem:
             resource.prlimit(
                 process.pid, resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
             )
-        child = LinuxChild(process, environment, _tree.Tree(process.pid, f"{self.id}/{attempt}"), self)
+        child = LinuxChild(process, environment, _tree.Tree(process.pid, f"{self.id}/{attempt}"), self, before)
         self._guard.register(child.tree.pid, child.tree.started)
+        self.trees.add(child.tree.pid, child.tree.started)
         return child
 
     def forget(self, pid: int) -> None:
         self._guard.unregister(pid)
+        self.trees.remove(pid)
 
     @property
     def scan(self) -> _tree.SharedScan:
@@ -235,13 +251,22 @@ class LinuxChild:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], environment: dict[str, str], tree: _tree.Tree, system: LinuxSystem
+        self,
+        process: subprocess.Popen[bytes],
+        environment: dict[str, str],
+        tree: _tree.Tree,
+        system: LinuxSystem,
+        before: Before,
     ) -> None:
         self.pid = process.pid
         self.environment = environment
         self.tree = tree
         self._process = process
         self._system = system
+        self._before = before
+        self._killed_by_us = False
+        self._killed_by_somebody = False
+        self._out_of_memory: str | None = None
         self._survivors: tuple[Survivor, ...] = ()
         assert process.stdout is not None
         assert process.stderr is not None
@@ -269,7 +294,16 @@ class LinuxChild:
             return ExitStatus()  # somebody else in this program collected it
         if info is None:
             return ExitStatus()
-        return ExitStatus(code=info.si_status) if info.si_code == os.CLD_EXITED else ExitStatus(signal=info.si_status)
+        if info.si_code == os.CLD_EXITED:
+            return ExitStatus(code=info.si_status)
+        self._killed_by_somebody = info.si_status == signal.SIGKILL and not self._killed_by_us
+        return ExitStatus(signal=info.si_status)
+
+    def out_of_memory(self) -> str | None:
+        if self._killed_by_somebody:
+            self._killed_by_somebody = False  # what is there to be found is found once
+            self._out_of_memory = self._system.oom.evidence(self.pid, self._before)
+        return self._out_of_memory
 
     async def pump(self, stream: Stream, take: Callable[[bytes], None]) -> None:
         fd = self._pipes[stream].fileno()
@@ -299,6 +333,7 @@ class LinuxChild:
             take(data)
 
     def signal(self, number: signal.Signals, to: Literal["leader", "group"]) -> None:
+        self._killed_by_us = self._killed_by_us or number == signal.SIGKILL
         try:
             if to == "leader":
                 signal.pidfd_send_signal(self._pidfd, number)
@@ -327,6 +362,7 @@ class LinuxChild:
             return None  # no descriptors to look with
 
     async def end_tree(self, timeout: float) -> TreeEnding:
+        self._killed_by_us = self._killed_by_us or not self.has_ended()
         left = 0
         try:
             table = await self._system.scan.fresh()

@@ -257,10 +257,10 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
         elif trouble:
             return (Survivor(tree.pid, command_of(tree.pid), f"its processes cannot be looked at: {trouble}"),)
         else:
-            return tuple(_survivor(each, refused=each in refused) for each in members)
+            return tuple(survivor(each, refused=each in refused) for each in members)
 
 
-def _survivor(process: Process, *, refused: bool) -> Survivor:
+def survivor(process: Process, *, refused: bool) -> Survivor:
     if refused:
         why = "not permitted to signal it"
     elif process.state == "D":

@@ -20,17 +20,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trio_sup.guard import _proc
+    from trio_sup.guard import _proc, _search
 else:
     # -I leaves this directory out of the path, and trio_sup need not be importable here.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import _proc
-
-# A child between vfork and exec still shows its parent's environment: that is over well within the time of these.
-CLEAN_PASSES = 3
-PASS_INTERVAL = 0.005
-# How many passes are repeated because somebody, most likely a stranger, was inside execve or could not be looked at.
-MAX_WASTED_PASSES = 200
+    import _search
 
 
 class Roster:
@@ -81,38 +76,14 @@ def watch(supervisor: int, line: int, roster: Roster) -> None:
         ended = not read_all(line, roster) or supervisor in ready
 
 
-def find(
-    supervisor_id: str, leaders: Mapping[int, int], processes: Mapping[int, _proc.Process]
-) -> tuple[list[_proc.Process], bool]:
-    """What belongs to the supervisor's trees, and whether somebody's marker cannot be seen just now."""
-    # A leader stays unreaped until it is unregistered, so its number meant its tree when the supervisor ended, and
-    # cannot come to mean another one while members of its session live. If it names a newer process by now, nothing
-    # was left of the tree.
-    ours = {pid for pid, started in leaders.items() if pid not in processes or processes[pid].started == started}
-    prefix = f"{supervisor_id}/"
-    found, doubtful = [], False
-    for process in processes.values():
-        numbers = ours.intersection((process.pid, process.session, process.pgrp))
-        if any(process.started >= leaders[number] for number in numbers):
-            found.append(process)
-        # A leader begins a session in our own pid namespace, so nothing of a tree ever shows session 0; kernel
-        # threads do.
-        elif process.session and process.alive:
-            entries = _proc.visible_markers(process.pid)
-            if any(entry.startswith(prefix) for entry in entries or ()):
-                found.append(process)
-            doubtful = doubtful or entries is None
-    return _proc.with_descendants(found, processes.values()), doubtful
-
-
 def sweep(supervisor_id: str, leaders: Mapping[int, int]) -> None:
     """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
     dealt_with: set[tuple[int, int]] = set()
     clean = wasted = 0
-    while clean < CLEAN_PASSES:
+    while clean < _search.CLEAN_PASSES:
         try:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
-            found, doubtful = find(supervisor_id, leaders, processes)
+            found, doubtful = _search.find(supervisor_id, leaders, processes)
             new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
             for process in new:
                 # Once it has the signal it can fork no more, however long it takes to die; what refuses, refuses.
@@ -123,10 +94,10 @@ def sweep(supervisor_id: str, leaders: Mapping[int, int]) -> None:
         wasted += doubtful
         if new:
             clean = 0
-        elif not doubtful or wasted > MAX_WASTED_PASSES:
+        elif not doubtful or wasted > _search.MAX_WASTED_PASSES:
             clean += 1
-        if clean < CLEAN_PASSES:
-            time.sleep(PASS_INTERVAL)
+        if clean < _search.CLEAN_PASSES:
+            time.sleep(_search.PASS_INTERVAL)
 
 
 def main(arguments: list[str]) -> None:

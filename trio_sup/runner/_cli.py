@@ -20,7 +20,7 @@ PluginOption = Annotated[
     Parameter(name=["--plugin", "-p"], negative="", consume_multiple=False, show_default=False),
 ]
 _DEFAULT_CONFIG = Path("trio-sup.toml")
-_OWN = frozenset({"run", "check", "demo", "plugins"})
+_OWN = frozenset({"run", "check", "why", "demo", "plugins"})
 
 
 def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
@@ -157,6 +157,37 @@ def _app(guard_pid: int | None) -> App:
         checked = read_config(config, os.environ, chosen.plugins, chosen.problems)
         show_check(checked, chosen.plugins, as_json=json)
         return 0
+
+    @app.command
+    def why(
+        key: str,
+        /,
+        *,
+        every: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,
+        config: ConfigFile = _DEFAULT_CONFIG,
+        state_dir: Path | None = None,
+        json: Flag = False,
+    ) -> int:
+        """Tell why a backend ended: what or who ended it, how, in which phase, and what it wrote last.
+
+        Works while a run goes on and after it has ended. Exits with 1 if no end is on record.
+
+        Parameters
+        ----------
+        key
+            A process key such as vectors#0, or a model to tell of all its replicas.
+        every
+            Tell of all ends that are on record, at most 20 for each key, oldest first.
+        config
+            The configuration file of the run.
+        state_dir
+            The state directory of the run, if it is not the one of the configuration.
+        json
+            Print one JSON document instead.
+        """
+        from ._why import why as tell_why
+
+        return tell_why(key, config=config, state_dir=state_dir, environ=os.environ, every=every, as_json=json)
 
     @app.command
     def plugins(*, config: ConfigFile = _DEFAULT_CONFIG, json: Flag = False, plugin: PluginOption = ()) -> int:

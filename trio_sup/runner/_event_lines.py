@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import time
-from pathlib import Path
-from typing import Any, cast
 
-import attrs
-
+from .._report_tables import plain
 from .._reports import ExitReport
-from .._values import ProcessKey
 from ..events import BackendExited, BackendGone, BackendWaiting, Event
 
 
@@ -25,28 +20,22 @@ def for_people(event: Event) -> str | None:
 
 def _ended(report: ExitReport) -> str:
     text = f"{report.key} ended after {report.lived:.1f} s: {report.status or 'still alive'} ({report.cause.value}"
+    if report.asked_by:
+        text += f": {report.asked_by}"
     text += f", gone in {report.stop_seconds:.2f} s"
     if report.killed:
         text += ", it had to be killed"
     if report.left_children:
         text += f", with {report.left_children} processes it had left behind"
-    return f"{text})" + (f"\n{report.traceback.rstrip()}" if report.traceback else "")
+    text += ")"
+    if report.out_of_memory:
+        text += f"\n{report.key} may have run out of memory: {report.out_of_memory}"
+    return text + (f"\n{report.traceback.rstrip()}" if report.traceback else "")
 
 
 def for_programs(event: Event) -> str:
     """*event* as one JSON object."""
-    values = attrs.asdict(cast(attrs.AttrsInstance, event), value_serializer=_plain)
-    return json.dumps({"type": "event", "event": type(event).__name__, **values})
-
-
-def _plain(_: object, __: object, value: Any) -> Any:
-    match value:
-        case ProcessKey() | Path():
-            return str(value)
-        case enum.Enum():
-            return value.value
-        case _:
-            return value
+    return json.dumps({"type": "event", "event": type(event).__name__, **plain(event)})
 
 
 def stamped(text: str, at: float | None = None) -> str:

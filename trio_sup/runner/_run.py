@@ -46,15 +46,17 @@ def run(
     Raises:
         StateDirectoryInUse: Another runner uses the state directory; nothing was started or changed.
     """
-    with locked(state_dir or config.settings.state_dir or default_state_dir(config.path)):
-        runner = _Runner(config, plugins, quiet=quiet, as_json=as_json)
+    directory = state_dir or config.settings.state_dir or default_state_dir(config.path)
+    with locked(directory):
+        runner = _Runner(config, plugins, directory, quiet=quiet, as_json=as_json)
         return trio.run(partial(runner.run, guard_pid=guard_pid, child_descriptor_limit=raise_limit()))
 
 
 class _Runner:
-    def __init__(self, config: Config, plugins: Plugins, *, quiet: bool, as_json: bool) -> None:
+    def __init__(self, config: Config, plugins: Plugins, state_dir: Path, *, quiet: bool, as_json: bool) -> None:
         self._config = config
         self._plugins = plugins
+        self._state_dir = state_dir
         self._as_json = as_json
         self._on_output = None if quiet else self._show_output
         width = max(len(str(key)) for backend in config.backends for key in backend.process_keys())
@@ -80,6 +82,7 @@ class _Runner:
         settings = self._config.settings
         async with trio.open_nursery() as insisting, trio.open_nursery() as tasks:
             async with open_supervisor(
+                state_dir=self._state_dir,
                 ports=settings.ports,
                 install_lock=settings.install_lock,
                 stop_policy=settings.stop_policy,
@@ -97,6 +100,7 @@ class _Runner:
                         tasks.start_soon(self._start, supervisor, backend, key, name=f"start {key}")
                 first = await signals.next()
                 self._stopping = True
+                supervisor.shutdown_reason = first.name
                 began = trio.current_time()
                 self._say(f"{first.name}: stopping everything; once more to do it without grace")
                 insisting.start_soon(self._insist, signals, supervisor)

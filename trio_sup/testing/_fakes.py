@@ -46,6 +46,7 @@ class FakeBackend:
         survives_kill: It does not end at SIGKILL, until `FakeChild.release` is called.
         launch_error: Raised instead of a launch.
         stderr: What it writes at once.
+        out_of_memory: What speaks for it that the kernel killed it for want of memory.
         identity: What is found out about the owner of its port.
         works_from: From launch until it begins to work; infinite if it never does.
         works_until: From launch until it works no more.
@@ -66,6 +67,7 @@ class FakeBackend:
     survives_kill: bool = False
     launch_error: OSError | None = None
     stderr: bytes = b""
+    out_of_memory: str | None = None
     identity: Identity = attrs.field(factory=lambda: Identity(Verdict.OURS))
     works_from: float = math.inf
     works_until: float = math.inf
@@ -186,6 +188,9 @@ class FakeChild:
 
     async def survivors_ended(self) -> None:
         await self._released.wait()
+
+    def out_of_memory(self) -> str | None:
+        return self.behaviour.out_of_memory
 
     def close(self) -> None:
         self.closed = True
