@@ -67,6 +67,7 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
         directory = "/srv/chat"
         cwd = "."
         success_codes = [0, 143]
+        ports = {{ strategy = "fixed", ports = {{ "base.en" = 22000 }} }}
         stop_policy = "terminate"
         readiness = {{ probe = "tcp", timeout = "1m30s" }}
 
@@ -84,6 +85,9 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
     assert (chat.token, other.token) == ("secret", "secret")
     assert chat.grace == 0.5
     assert chat.stop_signal is signal.SIGINT
+    assert chat.ports == Choice("fixed", ports={"base.en": 22000})
+    assert other.ports is None
+    assert ("port strategy", chat.ports) in list(config.strategies())
     assert chat.env_file == tmp_path / "chat.env"
     assert chat.directory == Path("/srv/chat")
     assert chat.readiness.timeout == 90
@@ -117,6 +121,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         grace = "soon"
         replica = 1
         stop_policy = "kil"
+        ports = {{ strategy = "fixed", port = 1 }}
         readiness = {{ probe = "tpc", timeout = 0, interval = "x" }}
 
         [backends.third]
@@ -161,6 +166,8 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         "backends.chat.replicas: expected a whole number from 1 to 1000",
         "backends.chat.grace: expected a duration",
         "backends.chat.replica: unknown key; did you mean 'replicas'?",
+        "backends.chat.ports.port: unknown key; did you mean 'ports'?",
+        "backends.chat.ports.ports: missing",
         "backends.chat.stop_policy: unknown stop policy 'kil'",
         "backends.chat.readiness.probe: unknown probe 'tpc'",
         "backends.chat.readiness.timeout: must be longer than 0 seconds",

@@ -22,6 +22,14 @@ from ._output import OutputRing
 from ._system import Child, HeldPort
 
 
+@attrs.frozen(eq=False)
+class PortSource:
+    """A port strategy that backends chose, and how it is called in messages."""
+
+    strategy: PortStrategy
+    name: str
+
+
 @attrs.define(eq=False)
 class Wanted:
     """A wish for a ready backend that many callers may share; its outcome is a value that each of them reads."""
@@ -30,6 +38,7 @@ class Wanted:
     probe: Probe
     stop_policy: StopPolicy
     stop_policy_name: str
+    ports: PortSource
     preparations: Sequence[tuple[str, LaunchPreparation]] = ()
     waiters: int = 0
     port_collisions: int = 0
@@ -118,7 +127,8 @@ class Slot:
     next: Wanted | None = None
     held_port: HeldPort | None = None
     port: int | None = None
-    port_strategy: PortStrategy | None = None
+    port_strategy: PortStrategy | None = None  # the one that gave it, which may be the built-in one
+    port_source: PortSource | None = None
     gone: trio.Event = attrs.field(factory=trio.Event)
     try_again: trio.Event = attrs.field(factory=trio.Event)
 

@@ -136,7 +136,7 @@ class Supervisor:
         Raises:
             InvalidValue: The key makes no sense.
             InvalidCommand: The program cannot be executed.
-            UnknownStrategy, InvalidOptions: A probe or stop policy is misnamed or misconfigured.
+            UnknownStrategy, InvalidOptions: A probe, a stop policy or another strategy is misnamed or misconfigured.
             SpecConflict: The slot runs from another specification, and *replace* is false.
             StartFailed: It died, was not ready in time, was stopped meanwhile, got no port, …
             StopFailed: What ran there before could not be ended.
@@ -209,6 +209,7 @@ class Supervisor:
             probe=self._plugins.make("probe", spec.readiness.probe),
             stop_policy=self._plugins.make("stop policy", policy),
             stop_policy_name=self._plugins.name_of("stop policy", policy),
+            ports=self._lifecycle.ports.source(spec.ports),
             preparations=[self._make_preparation(choice, spec) for choice in spec.launch],
         )
 
@@ -341,7 +342,8 @@ async def open_supervisor(
     """Open a supervisor for the length of the block; at its end every backend is ended.
 
     Args:
-        ports: Port strategy: a name, a table or [`Choice`][trio_sup.Choice] with options, or the object itself.
+        ports: Which port a backend gets unless its specification says otherwise: a name, a table or
+            [`Choice`][trio_sup.Choice] with options, or the object itself.
         install_lock: What keeps installations and launches apart; given likewise.
         stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
         plugins: Plugin objects or modules to use beside the built-in ones; `load_plugins().plugins` are those that
@@ -380,8 +382,8 @@ async def open_supervisor(
         hub=hub,
         side=side,
         ports=PortLeases(
-            strategy=made.make("port strategy", chosen_ports),
-            name=made.name_of("port strategy", chosen_ports),
+            plugins=made,
+            default=chosen_ports,
             system=system,
             hub=hub,
             calls=calls,

@@ -115,6 +115,8 @@ class Config:
         yield "install lock", self.settings.install_lock
         yield "stop policy", self.settings.stop_policy
         for backend in self.backends:
+            if backend.ports is not None:
+                yield "port strategy", backend.ports
             yield "probe", backend.readiness.probe
             if backend.stop_policy is not None:
                 yield "stop policy", backend.stop_policy
@@ -296,6 +298,8 @@ class _Reader:
         if backend is None:
             return None
         backend = self._in_folder(backend)
+        if backend.ports is not None:
+            self._check_strategy("port strategy", backend.ports, f"{path}.ports")
         if backend.stop_policy is not None:
             self._check_strategy("stop policy", backend.stop_policy, f"{path}.stop_policy")
         self._check_strategy("probe", backend.readiness.probe, f"{path}.readiness.probe")
