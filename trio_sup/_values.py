@@ -340,6 +340,7 @@ class BackendSpec:
         env_file: A file of ``NAME=value`` lines, read at each start.
         clear_env: Start from an empty environment instead of the supervisor's own.
         host: Address the backend binds to and is called at.
+        ports: Which port it gets; None takes the supervisor's choice. Backends with equal choices share one strategy.
         token: Bearer token its calls must carry; given to it as ``LOCALAI_GRPC_AUTH_TOKEN``. Never shown.
         stop_signal: The polite signal.
         signal_to: Who receives the polite signal: ``"group"`` (every process of its group) or ``"leader"`` (only the
@@ -380,6 +381,7 @@ class BackendSpec:
     env_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
     clear_env: bool = attrs.field(default=False, converter=_to_bool)
     host: str = attrs.field(default="127.0.0.1", converter=_to_host)
+    ports: Any = attrs.field(default=None, converter=attrs.converters.optional(to_choice))
     token: str | None = attrs.field(default=None, converter=attrs.converters.optional(_to_token), repr=False)
     stop_signal: signal.Signals = attrs.field(default=signal.SIGTERM, converter=to_signal)
     signal_to: Literal["leader", "group"] = attrs.field(default="group", converter=_to_receiver)

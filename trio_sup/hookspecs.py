@@ -33,7 +33,7 @@ hookimpl = pluggy.HookimplMarker("trio_sup")
 
 @hookspec
 def trio_sup_port_strategies() -> Mapping[str, Callable[..., PortStrategy]]:  # type: ignore[empty-body]
-    """Offer ways to choose a backend's port, by name. One object is made per supervisor."""
+    """Offer ways to choose a backend's port, by name. One object is made per supervisor for each different choice."""
 
 
 @hookspec

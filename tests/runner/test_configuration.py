@@ -69,6 +69,7 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
         cwd = "."
         success_codes = [0, 143]
         success_signals = ["TERM", "SIGINT"]
+        ports = {{ strategy = "fixed", ports = {{ "base.en" = 22000 }} }}
         stop_policy = "terminate"
         restart_policy = "always"
         liveness = {{ probe = "tcp", period = "20s" }}
@@ -88,6 +89,9 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
     assert (chat.token, other.token) == ("secret", "secret")
     assert chat.grace == 0.5
     assert chat.stop_signal is signal.SIGINT
+    assert chat.ports == Choice("fixed", ports={"base.en": 22000})
+    assert other.ports is None
+    assert ("port strategy", chat.ports) in list(config.strategies())
     assert chat.env_file == tmp_path / "chat.env"
     assert chat.directory == Path("/srv/chat")
     assert chat.readiness.timeout == 90
@@ -156,6 +160,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         stop_policy = "kil"
         restart_policy = {{ strategy = "on-failure", delay = "1m", limits = 3 }}
         success_signals = ["SIGFOO"]
+        ports = {{ strategy = "fixed", port = 1 }}
         readiness = {{ probe = "tpc", timeout = 0, interval = "x" }}
 
         [backends.chat.liveness]
@@ -206,6 +211,8 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         "backends.chat.replicas: expected a whole number from 1 to 1000",
         "backends.chat.grace: expected a duration",
         "backends.chat.replica: unknown key; did you mean 'replicas'?",
+        "backends.chat.ports.port: unknown key; did you mean 'ports'?",
+        "backends.chat.ports.ports: missing",
         "backends.chat.stop_policy: unknown stop policy 'kil'",
         "backends.chat.restart_policy.limits: unknown key; did you mean 'limit'?",
         "backends.chat.success_signals: expected a signal",

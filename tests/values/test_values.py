@@ -29,6 +29,7 @@ SPEC = BackendSpec(name="x", command=["x"])
         ("stop_signal", "SIGNOTHING"), ("stop_signal", 0), ("stop_signal", True), ("signal_to", "all"), ("grace", -1),
         ("grace", "soon"), ("grace", math.nan), ("grace", math.inf), ("grace", True), ("success_codes", [256]),
         ("success_codes", 0), ("identity", "maybe"), ("readiness", {}), ("stop_policy", {}), ("stop_policy", ""),
+        ("ports", {}), ("ports", ""),
     ],
 )  # fmt: skip
 def test_a_bad_field_is_named(field: str, value: Any) -> None:

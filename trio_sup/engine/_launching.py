@@ -86,8 +86,7 @@ class Launching:
         """Take a port and start the process: one synchronous step, so that nothing can come between."""
         assert attempt.command is not None
         try:
-            if slot.port is None:
-                self.ports.take(slot)
+            self.ports.take(slot)
             assert slot.port is not None
             if slot.wanted.port_collisions:
                 self.ports.drop_placeholder(slot)

@@ -91,7 +91,8 @@ async def open_supervisor(
         state_dir: Directory for what is to be remembered when this supervisor has ended: how backends ended, and
             which processes the next supervisor there must end if this one is killed together with its guard. It is
             made if need be. By default nothing is.
-        ports: Port strategy: a name, a table or [`Choice`][trio_sup.Choice] with options, or the object itself.
+        ports: Which port a backend gets unless its specification says otherwise: a name, a table or
+            [`Choice`][trio_sup.Choice] with options, or the object itself.
         install_lock: What keeps installations and launches apart; given likewise.
         stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
         restart_policy: What follows when one ends although nobody asked for it, unless its specification says
@@ -240,8 +241,8 @@ class _Engine:
         self._table = SlotTable()
         moves = Moves(hub=hub, changes=self._table.changes)
         leases = PortLeases(
-            strategy=plugins.make("port strategy", ports),
-            name=plugins.name_of("port strategy", ports),
+            plugins=plugins,
+            default=ports,
             system=system,
             hub=hub,
             calls=calls,

@@ -24,6 +24,14 @@ from ._output import OutputRing
 from ._system import Child, HeldPort
 
 
+@attrs.frozen(eq=False)
+class PortSource:
+    """A port strategy that backends chose, and how it is called in messages."""
+
+    strategy: PortStrategy
+    name: str
+
+
 @attrs.frozen(kw_only=True)
 class Strategies:
     """What a specification's choices were made into; those with a name are called so in messages."""
@@ -34,6 +42,7 @@ class Strategies:
     stop_policy_name: str
     restart_policy: RestartPolicy
     restart_policy_name: str
+    ports: PortSource
     warm_ups: Sequence[tuple[str, WarmUp]] = ()
     preparations: Sequence[tuple[str, LaunchPreparation]] = ()
 
@@ -190,7 +199,8 @@ class Slot:
     why: str | None = None
     held_port: HeldPort | None = None
     port: int | None = None
-    port_strategy: PortStrategy | None = None
+    port_strategy: PortStrategy | None = None  # the one that gave it, which may be the built-in one
+    port_source: PortSource | None = None
     admitted: bool = False
     leases: int = 0
     unleased: trio.Event = attrs.field(factory=trio.Event)

@@ -146,6 +146,7 @@ class Wishes:
             stop_policy_name=name_of("stop policy", stop),
             restart_policy=make("restart policy", restart),
             restart_policy_name=name_of("restart policy", restart),
+            ports=self.lifecycle.ports.source(spec.ports),
             warm_ups=[(name_of("warm-up", choice), make("warm-up", choice)) for choice in spec.warm_up],
             preparations=[self._make_preparation(choice, spec) for choice in spec.launch],
         )

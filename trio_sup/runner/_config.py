@@ -117,6 +117,8 @@ class Config:
         yield "stop policy", self.settings.stop_policy
         yield "restart policy", self.settings.restart_policy
         for backend in self.backends:
+            if backend.ports is not None:
+                yield "port strategy", backend.ports
             yield "probe", backend.readiness.probe
             if backend.liveness is not None:
                 yield "probe", backend.liveness.probe
@@ -306,6 +308,8 @@ class _Reader:
         if backend is None:
             return None
         backend = self._in_folder(backend)
+        if backend.ports is not None:
+            self._check_strategy("port strategy", backend.ports, f"{path}.ports")
         if backend.stop_policy is not None:
             self._check_strategy("stop policy", backend.stop_policy, f"{path}.stop_policy")
         if backend.restart_policy is not None:
