@@ -71,6 +71,7 @@ class Lifecycle:
         self._generation += 1
         return self._generation
 
+    @trio.lowlevel.enable_ki_protection
     async def fill(self, slot: Slot, forget: Callable[[Slot], None]) -> None:
         """Run attempts until none is wanted; then *forget* the slot, with no await after the decision."""
         with trio.CancelScope(shield=True):
@@ -183,6 +184,7 @@ class Lifecycle:
         )
         slot.wanted.succeed(slot.snapshot())
 
+    @trio.lowlevel.enable_ki_protection
     async def _watch_exit(self, attempt: Attempt) -> None:
         assert attempt.child is not None
         attempt.status = await attempt.child.wait()
@@ -190,6 +192,7 @@ class Lifecycle:
         attempt.exited.set()
         attempt.end(Cause.EXITED)
 
+    @trio.lowlevel.enable_ki_protection
     async def _pump(self, attempt: Attempt, stream: Stream) -> None:
         assert attempt.child is not None
         ring = attempt.stdout if stream == "stdout" else attempt.stderr

@@ -116,6 +116,7 @@ class Supervisor:
 
     # ---- starting
 
+    @trio.lowlevel.enable_ki_protection
     async def start(
         self, spec: BackendSpec, *, model: str | None = None, replica: int = 0, replace: bool = False
     ) -> Backend:
@@ -262,6 +263,7 @@ class Supervisor:
         """End everything, in parallel. Otherwise like `stop`."""
         return await self._stop(tuple(sorted(self._slots)), force)
 
+    @trio.lowlevel.enable_ki_protection
     async def _stop(self, keys: Iterable[ProcessKey], force: bool) -> tuple[StopReport, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
         endings = [self._begin_stop(self._slots[key], Cause.ASKED, force=force) for key in keys]
@@ -395,6 +397,7 @@ async def open_supervisor(
     )
     close = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(task_status: trio.TaskStatus[Supervisor]) -> None:
         with trio.CancelScope() as engine_scope:
             try:
