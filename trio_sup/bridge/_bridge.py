@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import trio
 import trio_asyncio
 
 from ..errors import InvalidValue
@@ -15,6 +16,11 @@ from ..protocol.address import split_address
 from ._channel import Channel
 
 _log = logging.getLogger("trio_sup.bridge")
+
+# A Ctrl-C that hits while these run would end the loop with calls in flight, and those would wait for ever. Trio
+# raises it in the program's main task instead.
+for _task in (trio_asyncio.TrioEventLoop._main_loop, trio_asyncio.TrioEventLoop._io_task):
+    trio.lowlevel.enable_ki_protection(_task)
 
 
 class Bridge:

@@ -138,6 +138,7 @@ class Channel:
         call = self._call(path, Cardinality.STREAM_UNARY, request_type, reply_type, timeout, metadata)
         failures: list[Exception] = []
 
+        @trio.lowlevel.enable_ki_protection
         async def send_all(both: trio.CancelScope) -> None:
             try:
                 async with aclosing(_each(requests)) as each:

@@ -125,6 +125,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@trio.lowlevel.enable_ki_protection
 async def _keep_end(stream: trio.lowlevel.FdStream, output: bytearray) -> None:
     while chunk := await stream.receive_some(65536):
         _keep(output, chunk)

@@ -92,10 +92,11 @@ class Admission:
         async with trio.open_nursery() as nursery:
             for slot in self._inside():
                 if slot.attempt.child is not None and not slot.attempt.exited.is_set():
-                    nursery.start_soon(partial(_measure, slot))
+                    nursery.start_soon(partial(_measure_one, slot))
 
 
-async def _measure(slot: Slot) -> None:
+@trio.lowlevel.enable_ki_protection
+async def _measure_one(slot: Slot) -> None:
     attempt = slot.attempt
     assert attempt.child is not None
     usage = await attempt.child.usage(exact_memory=True)

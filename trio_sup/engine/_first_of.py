@@ -11,6 +11,7 @@ async def first_of(*waits: Callable[[], Awaitable[object]]) -> None:
     """Return as soon as one of *waits* does, and cancel the others."""
     async with trio.open_nursery() as nursery:
 
+        @trio.lowlevel.enable_ki_protection
         async def wait(fn: Callable[[], Awaitable[object]]) -> None:
             await fn()
             nursery.cancel_scope.cancel()

@@ -66,6 +66,7 @@ class Guard:
         if self._trees.pop(pid, None) is not None and self._helper:
             self._helper.send(b"-%d\n" % pid)
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start the guard, and replace it whenever it ends.
 
@@ -204,6 +205,7 @@ class _Helper:
             await trio.lowlevel.wait_readable(self._pidfd)
             nursery.cancel_scope.cancel()
 
+    @trio.lowlevel.enable_ki_protection
     async def _write_on(self) -> None:
         while True:
             while self._unsent:

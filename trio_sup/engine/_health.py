@@ -49,6 +49,7 @@ class HealthWatch:
     out_of_rotation: Callable[[Slot, str], None]
     back_in_rotation: Callable[[Slot], None]
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, slot: Slot, attempt: Attempt) -> None:
         """Check *attempt* from now on; ends it if it loses liveness, and returns only then or if nothing is checked."""
         watched = _Watched(self, slot, attempt)

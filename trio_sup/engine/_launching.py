@@ -100,6 +100,7 @@ class Launching:
         attempt.channel = self.system.channel(attempt.spec.host, slot.port, attempt.command.token)
         self.moves.make(slot, Phase.STARTING, partial(events.BackendStarting, pid=attempt.child.pid, port=slot.port))
 
+    @trio.lowlevel.enable_ki_protection
     async def _watch_exit(self, attempt: Attempt) -> None:
         assert attempt.child is not None
         attempt.status = await attempt.child.wait()
@@ -107,6 +108,7 @@ class Launching:
         attempt.exited.set()
         attempt.end(Cause.EXITED)
 
+    @trio.lowlevel.enable_ki_protection
     async def _pump(self, attempt: Attempt, stream: Stream) -> None:
         assert attempt.child is not None
         ring = attempt.stdout if stream == "stdout" else attempt.stderr

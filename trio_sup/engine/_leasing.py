@@ -55,6 +55,7 @@ class Leasing:
         # A lease does not cut a backoff short: only an explicit start does.
         return slot.wanted
 
+    @trio.lowlevel.enable_ki_protection
     async def _leased(self, wanted: Wanted) -> Slot | None:
         """Wait for *wanted*, and tell which slot is leased with it; None if it was over before."""
         if wanted.done.is_set():
@@ -75,6 +76,7 @@ class Leasing:
         wanted.result()
         return wanted.slot
 
+    @trio.lowlevel.enable_ki_protection
     def end(self, slot: Slot) -> None:
         """Let go of one lease on *slot*."""
         slot.end_lease(trio.current_time())

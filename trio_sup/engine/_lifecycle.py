@@ -89,6 +89,7 @@ class Lifecycle:
         self._generation += 1
         return self._generation
 
+    @trio.lowlevel.enable_ki_protection
     async def fill(self, slot: Slot) -> None:
         """Run attempts until none is wanted; then forget the slot, with no await after the decision."""
         with trio.CancelScope(shield=True):
@@ -195,6 +196,7 @@ class Lifecycle:
                     self._end_when_idle, slot, attempt.spec.idle_timeout, name=f"idle time of {slot.key}"
                 )
 
+    @trio.lowlevel.enable_ki_protection
     async def _end_when_idle(self, slot: Slot, idle_timeout: float) -> None:
         while True:
             due = slot.last_used_at + idle_timeout

@@ -22,6 +22,7 @@ class ListenerWatch:
         self._waiters: dict[trio.Event, int] = {}
         self._wanted = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Look as long as anybody waits, sleep otherwise. Run it in one task; ends only by cancellation."""
         while True:

@@ -25,6 +25,7 @@ class LockHolder:
         self._settled = trio.Event()
         self.error: Exception | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Host the lock until `let_go`; to be run beside the one who waits in `acquired`.
 

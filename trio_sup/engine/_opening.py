@@ -157,6 +157,7 @@ async def open_supervisor(
     await records.open()
     close = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(task_status: trio.TaskStatus[Supervisor]) -> None:
         with trio.CancelScope() as engine_scope:
             try:

@@ -26,6 +26,7 @@ async def extended_by_progress(attempt: Attempt, ready_scope: trio.CancelScope) 
         nursery.cancel_scope.cancel(reason="the start is over")
 
 
+@trio.lowlevel.enable_ki_protection
 async def _extend(attempt: Attempt, ready_scope: trio.CancelScope) -> None:
     readiness = attempt.spec.readiness
     assert attempt.launched_at is not None

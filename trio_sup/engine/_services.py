@@ -27,6 +27,7 @@ class Services:
         for plugin, name, service in self._services:
             nursery.start_soon(self._run, plugin, name, service, supervisor, name=f"service {name} of {plugin}")
 
+    @trio.lowlevel.enable_ki_protection
     async def _run(self, plugin: str, name: str, service: Service, supervisor: Supervisor) -> None:
         try:
             await service(supervisor)

@@ -75,6 +75,7 @@ class SideTasks:
         """Names of the tasks that were left behind and still run."""
         return tuple(task.name for task in self._left_behind)
 
+    @trio.lowlevel.enable_ki_protection
     async def run_host(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the parent of the side tasks until cancelled; then wait for those that still run."""
         async with trio.open_nursery() as self._nursery:
@@ -125,6 +126,7 @@ class SideTasks:
         value = task.value if in_time else None
         return SideResult(finished=in_time, timed_out=timed_out, error=task.error, value=value)
 
+    @trio.lowlevel.enable_ki_protection
     async def _run(self, task: _Task[Any]) -> None:
         try:
             await task.run()
@@ -139,6 +141,7 @@ async def _until(over: Callable[[], Awaitable[object]], cancel_when: Callable[[]
         return
     async with trio.open_nursery() as nursery:
 
+        @trio.lowlevel.enable_ki_protection
         async def wait_for(event: Callable[[], Awaitable[object]]) -> None:
             await event()
             nursery.cancel_scope.cancel()

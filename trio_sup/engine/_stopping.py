@@ -27,6 +27,7 @@ class Stopping:
     needs: Needs
     nursery: trio.Nursery
 
+    @trio.lowlevel.enable_ki_protection
     def begin(
         self,
         slots: Iterable[Slot],
@@ -86,6 +87,7 @@ class Stopping:
         elif slot.phase is not Phase.STOP_FAILED:
             slot.attempt.end(cause, asked_by)
 
+    @trio.lowlevel.enable_ki_protection
     async def _end_after(self, slot: Slot, first: Sequence[Ending], cause: Cause, asked_by: str | None) -> None:
         """End *slot* once those of *first* have ended, or at once when it is forced."""
         with trio.CancelScope(shield=True):  # bounded by the ends of the others, which are

@@ -119,6 +119,7 @@ class Supervisor:
 
     # ---- starting
 
+    @trio.lowlevel.enable_ki_protection
     def define(self, spec: BackendSpec, *, model: str | None = None, replicas: int = 1) -> tuple[ProcessKey, ...]:
         """Make *spec* known under ``model#0`` and so on, without starting it: `start` and `use` then take the name.
 
@@ -143,6 +144,7 @@ class Supervisor:
             self._wishes.define(spec, key)
         return keys
 
+    @trio.lowlevel.enable_ki_protection
     async def start(
         self,
         spec: BackendSpec | ProcessKey | str,
@@ -283,6 +285,7 @@ class Supervisor:
         slots = sorted(self._table, key=lambda slot: slot.key)
         return await self._stop(slots, force, to_reason(reason), refuse_if_needed=False)
 
+    @trio.lowlevel.enable_ki_protection
     async def _stop(
         self, slots: Iterable[Slot], force: bool, asked_by: str | None, *, refuse_if_needed: bool
     ) -> tuple[StopReport, ...]:
@@ -299,6 +302,7 @@ class Supervisor:
             raise StopFailed(reports)
         return tuple(reports)
 
+    @trio.lowlevel.enable_ki_protection
     async def _shut_down(self) -> None:
         """End everything in parallel, within the shutdown budget."""
         self._lifecycle.endings.closing = True

@@ -180,7 +180,7 @@ class LinuxSystem:
             OutOfDescriptors: The descriptor limit is near.
             OSError: The system refused.
         """
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest_free = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.close(lowest_free)
         if lowest_free + RESERVED_DESCRIPTORS > soft:
@@ -203,14 +203,15 @@ class LinuxSystem:
                 cwd=launch.cwd,
                 start_new_session=True,
             )
+        tree = _tree.Tree(process.pid, _tree.marker_entry(self.id, attempt))
+        # Before anything that can fail: from here on the guard would end it.
+        self._guard.register(tree.pid, tree.started)
+        self.trees.add(tree.pid, tree.started)
         if limit is not None and not lower:
-            resource.prlimit(
-                process.pid, resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-            )
-        child = LinuxChild(process, environment, _tree.Tree(process.pid, f"{self.id}/{attempt}"), self, before)
-        self._guard.register(child.tree.pid, child.tree.started)
-        self.trees.add(child.tree.pid, child.tree.started)
-        return child
+            # It may have ended already, or be another user's by now; both may go on with the limit they have.
+            with suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, hard))
+        return LinuxChild(process, environment, tree, self, before)
 
     def forget(self, pid: int) -> None:
         self._guard.unregister(pid)
@@ -276,8 +277,10 @@ class LinuxChild:
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError:
-            process.kill()
-            process.wait()
+            tree.kill_group()
+            system.forget(self.pid)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)  # at once, unless it may not be signalled
             self._close_pipes()
             raise
 

@@ -40,12 +40,14 @@ class Wishes:
     groups: Mapping[str, object]
     nursery: trio.Nursery
 
+    @trio.lowlevel.enable_ki_protection
     def define(self, spec: BackendSpec, key: ProcessKey) -> None:
         """Note what *key* is to be started from, having checked all that can be checked without starting it."""
         self._check(spec, key)
         self._make_strategies(spec)
         self.table.define(key, spec)
 
+    @trio.lowlevel.enable_ki_protection
     def want(self, spec: BackendSpec, key: ProcessKey, *, replace: bool = False, held: bool = False) -> Wanted:
         """Have *spec* started in the slot *key*, or join what is under way there; see `Supervisor.start`.
 
@@ -167,6 +169,7 @@ class Wishes:
             and identity_of(command.directory) != command.directory_identity
         )
 
+    @trio.lowlevel.enable_ki_protection
     def abandon(self, wanted: Wanted) -> None:
         """The last waiter left before it was ready."""
         if wanted.held:
