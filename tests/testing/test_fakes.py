@@ -10,15 +10,21 @@ from trio.testing import MockClock
 
 from trio_sup import BackendSpec, ProcessKey
 from trio_sup._progress import Usage
+from trio_sup.errors import CallFailed
+from trio_sup.protocol import backend_pb2
 from trio_sup.strategies import Launch
 from trio_sup.testing import FakeBackend, FakeChild, FakeSystem
 from trio_sup.testing._fakes import WORK_BYTES
 
 
 def launched(behaviour: FakeBackend) -> FakeChild:
+    return launched_by(FakeSystem(behaviour))
+
+
+def launched_by(system: FakeSystem) -> FakeChild:
     spec = BackendSpec(name="m", command=["m"])
     launch = Launch(key=ProcessKey("m"), spec=spec, executable="m", arguments=["m"], environment={}, cwd=None, port=1)
-    return FakeSystem(behaviour).launch(launch, 1)
+    return system.launch(launch, 1)
 
 
 async def test_it_is_idle_unless_told_to_work(autojump_clock: MockClock) -> None:
@@ -57,3 +63,27 @@ async def test_it_writes_while_it_works(autojump_clock: MockClock) -> None:
     with trio.move_on_after(100):
         await child.pump("stderr", lambda data: lines.append((trio.current_time() - child.launched_at, data)))
     assert lines == [(0, b"hello\n"), (10, b"at work\n"), (11, b"at work\n"), (12, b"at work\n")]
+
+
+async def health(system: FakeSystem) -> str:
+    """How Health answers now: ``OK``, the reason why not, or that it does not within a second."""
+    channel = system.channel("127.0.0.1", 1, None)
+    with trio.move_on_after(1):
+        try:
+            reply = await channel.unary_unary("/backend.Backend/Health", backend_pb2.HealthMessage(), backend_pb2.Reply)
+        except CallFailed as error:
+            return error.message
+        return str(reply.message, "ascii")
+    return "no answer"
+
+
+async def test_it_is_unwell_on_its_timetable_and_notes_when_it_was_asked(autojump_clock: MockClock) -> None:
+    system = FakeSystem(FakeBackend(healthy_after=5, unhealthy_during=[(10, 20)], hangs_during=[(30, 40)]))
+    child = launched_by(system)
+    expected = {0: "still loading", 5: "OK", 10: "unwell", 19: "unwell", 20: "OK", 30: "no answer", 39.5: "OK", 41: "OK"}
+    for at, answer in expected.items():
+        await trio.sleep_until(child.launched_at + at)
+        assert await health(system) == answer, at
+    assert [instant - child.launched_at for instant in child.checked_at] == list(expected)
+    child.exit()
+    assert await health(system) == "the process has ended"

@@ -36,6 +36,8 @@ class FakeBackend:
         listens_after: From launch until it listens.
         healthy_after: From launch until Health answers OK; before, it fails.
         health_hangs: Health never answers.
+        unhealthy_during: Spans in which Health fails, each from and until so long after launch.
+        hangs_during: Spans in which Health does not answer, likewise; a call that came within one is answered after it.
         exits_after: From launch until it ends by itself.
         exit_code: With which code it then ends.
         stops_after: From a polite signal until it ends; infinite if it ignores it.
@@ -54,6 +56,8 @@ class FakeBackend:
     listens_after: float = 0.0
     healthy_after: float = 0.0
     health_hangs: bool = False
+    unhealthy_during: Collection[tuple[float, float]] = ()
+    hangs_during: Collection[tuple[float, float]] = ()
     exits_after: float = math.inf
     exit_code: int = 0
     stops_after: float = 0.0
@@ -81,7 +85,14 @@ class FakePort:
 
 @attrs.define(eq=False)
 class FakeChild:
-    """A process that only behaves as if; `signals` lists what was sent to it, with the instants."""
+    """A process that only behaves as if.
+
+    Attributes:
+        behaviour: How it behaves; may be replaced (`attrs.evolve`) while it runs.
+        signals: What was sent to it, with the instants.
+        checked_at: The instants at which Health was called.
+        freed_at: Those at which Free was called.
+    """
 
     pid: int
     port: int
@@ -89,6 +100,7 @@ class FakeChild:
     environment: dict[str, str]
     launched_at: float = attrs.field(factory=trio.current_time)
     signals: list[tuple[float, signal.Signals]] = attrs.field(factory=list)
+    checked_at: list[float] = attrs.field(factory=list)
     freed_at: list[float] = attrs.field(factory=list)
     closed: bool = False
     _exit_at: float = math.inf
@@ -197,10 +209,19 @@ class FakeChannel:
             self.child.freed_at.append(trio.current_time())
             await trio.sleep(behaviour.free_takes)
             return backend_pb2.Result(success=True)
+        self.child.checked_at.append(trio.current_time())
         if behaviour.health_hangs:
             await trio.sleep_forever()
-        if trio.current_time() < self.child.launched_at + behaviour.healthy_after:
+        lived = trio.current_time() - self.child.launched_at
+        for since, until in behaviour.hangs_during:
+            if since <= lived < until:
+                await trio.sleep_until(self.child.launched_at + until)
+        if self.child.has_ended():
+            raise CallFailed(path, "UNAVAILABLE", "the process has ended")
+        if lived < behaviour.healthy_after:
             raise CallFailed(path, "UNAVAILABLE", "still loading")
+        if any(since <= lived < until for since, until in behaviour.unhealthy_during):
+            raise CallFailed(path, "UNAVAILABLE", "unwell")
         return backend_pb2.Reply(message=b"OK")
 
     async def aclose(self) -> None:
