@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import attrs
 import trio
 
 from .. import events
+from .._restarts import checked
 from ..defaults._restart_policies import OnFailure
 from ..strategies import AttemptEnd, GiveUp, RestartAfter, RestartPolicy
 from ._event_stream import EventHub
@@ -46,7 +46,7 @@ class Restarting:
         strategies = attempt.strategies
         try:
             with self.calls.timed(strategies.restart_policy_name, "decide()"):
-                decision = _checked(strategies.restart_policy.decide(ends, self.rng))
+                decision = checked(strategies.restart_policy.decide(ends, self.rng))
         except Exception as error:
             self.hub.publish(
                 events.PluginFailed(
@@ -62,11 +62,3 @@ class Restarting:
             began_at = attempt.launched_at if attempt.launched_at is not None else attempt.created_at
             return RestartAfter(max(decision.delay, began_at + SHORTEST_CYCLE - now))
         return decision
-
-
-def _checked(decision: object) -> Decision:
-    if decision is None or (isinstance(decision, GiveUp) and isinstance(decision.why, str)):
-        return decision
-    if isinstance(decision, RestartAfter) and math.isfinite(decision.delay) and decision.delay >= 0:
-        return decision
-    raise TypeError(f"it returned {decision!r}")

@@ -13,6 +13,7 @@ import trio
 
 from .._phases import Cause, Phase, Then
 from .._reports import Backend, ExitReport, ExitStatus, StopReport
+from .._restarts import REMEMBERED
 from .._values import BackendSpec, ProcessKey
 from ..bridge import Channel
 from ..errors import TrioSupError
@@ -21,9 +22,6 @@ from ..strategies import AttemptEnd, LaunchPreparation, PortStrategy, Probe, Res
 from ._command import Command
 from ._output import OutputRing
 from ._system import Child, HeldPort
-
-KEPT_ENDS = 1000
-"""Unasked ends that a restart policy gets to see."""
 
 
 @attrs.frozen(kw_only=True)
@@ -183,7 +181,7 @@ class Slot:
     next: Wanted | None = None
     leave: bool = False
     roused: trio.Event = attrs.field(factory=trio.Event)
-    ends: deque[AttemptEnd] = attrs.field(factory=lambda: deque(maxlen=KEPT_ENDS))
+    ends: deque[AttemptEnd] = attrs.field(factory=lambda: deque(maxlen=REMEMBERED))
     restarts: int = 0
     due_at: float | None = None
     why: str | None = None
@@ -220,8 +218,9 @@ class Slot:
         return self.attempt.cause is not None or self.phase in (Phase.STOPPING, Phase.STOP_FAILED)
 
     def is_resting(self) -> bool:
-        """Whether there is no attempt, and something asked may rouse it."""
-        return self.phase in (Phase.BACKOFF, Phase.GIVEN_UP)
+        """Whether its last attempt is over, and something asked may rouse it."""
+        # The next attempt leaves the phase only with its first move.
+        return self.phase in (Phase.BACKOFF, Phase.GIVEN_UP) and self.attempt.failure is not None
 
     def is_ready(self) -> bool:
         """Whether it may be handed out."""
