@@ -100,8 +100,8 @@ class BackendStopFailed(BackendMoved):
 class BackendBackoff(BackendMoved):
     """It ended although nobody had asked for it, and is started again after `delay` seconds.
 
-    `failures` counts the ends since the last explicit start or healthy stretch; `report` is None if there was no
-    process.
+    `failures` counts such ends since the last explicit start, the newest 1000 of them; `report` is None if there was
+    no process.
     """
 
     delay: float

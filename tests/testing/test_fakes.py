@@ -94,3 +94,27 @@ async def test_other_calls_succeed_if_nothing_else_is_said(autojump_clock: MockC
     assert (await channel.unary_unary(LOAD_MODEL, pb.ModelOptions(), pb.Result)).success
     async with channel.unary_stream("/backend.Backend/PredictStream", pb.PredictOptions(), pb.Reply) as replies:
         assert [reply async for reply in replies] == [pb.Reply()]
+
+
+async def health(system: FakeSystem) -> str:
+    """How Health answers now: ``OK``, the reason why not, or that it does not within a second."""
+    channel = system.channel("127.0.0.1", 1, None)
+    with trio.move_on_after(1):
+        try:
+            reply = await channel.unary_unary("/backend.Backend/Health", pb.HealthMessage(), pb.Reply)
+        except CallFailed as error:
+            return error.message
+        return str(reply.message, "ascii")
+    return "no answer"
+
+
+async def test_it_is_unwell_on_its_timetable_and_notes_when_it_was_asked(autojump_clock: MockClock) -> None:
+    system = FakeSystem(FakeBackend(healthy_after=5, unhealthy_during=[(10, 20)], hangs_during=[(30, 40)]))
+    child = launched_by(system)
+    expected = {0: "still loading", 5: "OK", 10: "unwell", 19: "unwell", 20: "OK", 30: "no answer", 39.5: "OK"}
+    for at, answer in expected.items():
+        await trio.sleep_until(child.launched_at + at)
+        assert await health(system) == answer, at
+    assert [instant - child.launched_at for instant in child.checked_at] == list(expected)
+    child.exit()
+    assert await health(system) == "the process has ended"

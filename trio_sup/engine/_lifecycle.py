@@ -16,7 +16,7 @@ import trio
 from .. import events
 from .._phases import Cause, Phase
 from .._reports import StopReport
-from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, NoRoom, StartFailed, TrioSupError
+from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, NoRoom, StartFailed, TrioSupError, WarmUpFailed
 from ..strategies import GiveUp, RestartAfter
 from ._admission import Admission
 from ._ending import Endings
@@ -98,6 +98,7 @@ class Lifecycle:
                 await self._follow(slot)
                 if slot.next is None:
                     break
+                self._finish_stop(slot)
                 slot.wanted, slot.next = slot.next, None
                 slot.leave = False
                 slot.attempt = Attempt(slot.key, self.next_generation(), slot.wanted, trio.current_time())
@@ -113,10 +114,17 @@ class Lifecycle:
             self.ports.drop_placeholder(slot)
             return  # the supervisor ends before the survivors do: neither slot nor port can be called free
         self.ports.give_back(slot)
-        report = slot.attempt.report
-        self.moves.make(slot, Phase.GONE, partial(events.BackendGone, report=report))
-        if not ending.done.is_set():  # a stop that was asked while it rested
-            ending.finish(StopReport(key=slot.key, generation=slot.attempt.generation, gone=True, report=report))
+        self.moves.make(slot, Phase.GONE, partial(events.BackendGone, report=slot.attempt.report))
+        self._finish_stop(slot)
+
+    @staticmethod
+    def _finish_stop(slot: Slot) -> None:
+        """Tell those who stopped it while it rested, if any, that nothing is left of its last attempt."""
+        attempt = slot.attempt
+        if not attempt.ending.done.is_set():
+            attempt.ending.finish(
+                StopReport(key=slot.key, generation=attempt.generation, gone=True, report=attempt.report)
+            )
 
     # ---- one attempt
 
@@ -225,7 +233,8 @@ class Lifecycle:
         attempt = slot.attempt
         if slot.next is not None:
             self._tell_exit(slot)
-            self._fail(slot)
+            if slot.next is not slot.wanted:
+                self._fail(slot)
             return
         if attempt.cause is Cause.PORT_TAKEN and not (slot.leave or self.closing):
             self._try_another_way(slot)
@@ -345,9 +354,11 @@ class Lifecycle:
         cause = attempt.cause
         if cause is Cause.EXITED and attempt.status is not None:
             return str(attempt.status)
-        if attempt.error is not None:
-            return str(attempt.error).partition("\n")[0]
+        if attempt.error is not None and cause is not Cause.WARM_UP_FAILED:
+            return str(attempt.error).partition("\n")[0].removeprefix(f"{attempt.key} ")
         detail = attempt.last_health_error if cause in (Cause.LIVENESS, Cause.DEADLINE) else None
+        if isinstance(attempt.error, WarmUpFailed):
+            detail = attempt.error.why
         text = cause.value if cause is not None else "it could not be started"
         return f"{text}: {detail}" if detail else text
 

@@ -231,8 +231,9 @@ class Slot:
         return self.attempt.cause is not None or self.phase in (Phase.STOPPING, Phase.STOP_FAILED)
 
     def is_resting(self) -> bool:
-        """Whether there is no attempt, and something asked may rouse it."""
-        return self.phase in (Phase.BACKOFF, Phase.GIVEN_UP)
+        """Whether its last attempt is over, and something asked may rouse it."""
+        # The next attempt leaves the phase only with its first move.
+        return self.phase in (Phase.BACKOFF, Phase.GIVEN_UP) and self.attempt.failure is not None
 
     def is_ready(self) -> bool:
         """Whether it may be handed out."""

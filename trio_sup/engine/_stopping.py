@@ -13,7 +13,7 @@ from ..errors import StillNeeded
 from ._first_of import first_of
 from ._needs import Needs
 from ._slot import Ending, Slot
-from ._wishes import drop_next
+from ._wishes import drop_next, stopped
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +58,8 @@ class Stopping:
         leaving = [*slots, *dependents]
         for slot in leaving:
             drop_next(slot, cause)
+            if slot.is_resting():
+                slot.wanted.fail(partial(stopped, slot.key, cause))
             slot.leave = True
             if force:
                 slot.attempt.forced.set()

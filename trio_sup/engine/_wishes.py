@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -99,7 +100,7 @@ class Wishes:
 
     def _rouse(self, slot: Slot, spec: BackendSpec, replace: bool) -> Wanted:
         """It waits for its restart, or was given up: start it now, and count anew."""
-        if slot.next is not None:
+        if slot.next is not None or slot.leave:
             return self._want_next(slot, spec, replace)
         differing = spec.differs_from(slot.spec)
         if differing and not replace and slot.phase is Phase.BACKOFF:
@@ -107,8 +108,7 @@ class Wishes:
         same_wish = not differing and slot.phase is Phase.BACKOFF
         slot.next = slot.wanted.once_more() if same_wish else self._make_wanted(spec)
         if differing:
-            slot.wanted.fail(lambda: stopped(slot.key, Cause.REPLACED))
-        slot.leave = False
+            slot.wanted.fail(partial(stopped, slot.key, Cause.REPLACED))
         slot.forget_failures()
         slot.rouse()
         return slot.next
@@ -123,6 +123,8 @@ class Wishes:
                 raise SpecConflict(slot.key, differing)
             drop_next(slot, Cause.REPLACED)
         slot.next = self._make_wanted(spec)
+        if not (slot.leave or slot.wanted.done.is_set() or spec.differs_from(slot.spec)):
+            slot.next = slot.wanted.once_more()  # nobody asked for this end: who waits already goes on waiting
         slot.forget_failures()
         if slot.phase is Phase.STOP_FAILED:
             slot.end_again()
@@ -177,10 +179,12 @@ class Wishes:
         for slot in self.table:
             if slot.next is wanted:
                 slot.next = None
-            elif slot.wanted is wanted and slot.is_resting():
-                slot.leave = True
+            if slot.wanted is not wanted:
+                continue
+            if slot.is_resting() or slot.is_ending():
+                slot.leave = True  # what ends is not restarted for nobody
                 slot.rouse()
-            elif slot.wanted is wanted and not slot.is_ending():
+            else:
                 slot.attempt.end(Cause.ABANDONED)
 
 
@@ -188,7 +192,7 @@ def drop_next(slot: Slot, cause: Cause) -> None:
     """Take back what was queued after the end of *slot*'s attempt; those who wait for it are told why."""
     if slot.next is not None:
         dropped, slot.next = slot.next, None
-        dropped.fail(lambda: stopped(slot.key, cause))
+        dropped.fail(partial(stopped, slot.key, cause))
 
 
 def stopped(key: ProcessKey, cause: Cause) -> StoppedDuringStartup:

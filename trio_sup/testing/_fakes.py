@@ -37,6 +37,8 @@ class FakeBackend:
         listens_after: From launch until it listens.
         healthy_after: From launch until Health answers OK; before, it fails.
         health_hangs: Health never answers.
+        unhealthy_during: Spans in which Health fails, each from and until so long after launch.
+        hangs_during: Spans in which Health does not answer, likewise; a call that came within one is answered after it.
         exits_after: From launch until it ends by itself.
         exit_code: With which code it then ends.
         stops_after: From a polite signal until it ends; infinite if it ignores it.
@@ -58,6 +60,8 @@ class FakeBackend:
     listens_after: float = 0.0
     healthy_after: float = 0.0
     health_hangs: bool = False
+    unhealthy_during: Collection[tuple[float, float]] = ()
+    hangs_during: Collection[tuple[float, float]] = ()
     exits_after: float = math.inf
     exit_code: int = 0
     stops_after: float = 0.0
@@ -91,7 +95,9 @@ class FakeChild:
     """A process that only behaves as if.
 
     Attributes:
+        behaviour: How it behaves; may be replaced (`attrs.evolve`) while it runs.
         signals: What was sent to it, each with its instant.
+        checked_at: The instants at which it was asked for its health.
         freed_at: The instants at which Free was called.
         calls: The requests of all other calls but health checks: each with its instant and the path of the RPC.
     """
@@ -102,6 +108,7 @@ class FakeChild:
     environment: dict[str, str]
     launched_at: float = attrs.field(factory=trio.current_time)
     signals: list[tuple[float, signal.Signals]] = attrs.field(factory=list)
+    checked_at: list[float] = attrs.field(factory=list)
     freed_at: list[float] = attrs.field(factory=list)
     calls: list[tuple[float, str, Message]] = attrs.field(factory=list)
     closed: bool = False
@@ -216,10 +223,19 @@ class FakeChannel:
             return backend_pb2.Result(success=True)
         if path not in (HEALTH, HEALTH_CHECK):
             return await self._answer(path, request, reply_type, timeout)
+        self.child.checked_at.append(trio.current_time())
         if behaviour.health_hangs:
             await trio.sleep_forever()
-        if trio.current_time() < self.child.launched_at + behaviour.healthy_after:
+        lived = trio.current_time() - self.child.launched_at
+        for since, until in behaviour.hangs_during:
+            if since <= lived < until:
+                await trio.sleep_until(self.child.launched_at + until)
+        if self.child.has_ended():
+            raise CallFailed(path, "UNAVAILABLE", "the process has ended")
+        if lived < behaviour.healthy_after:
             raise CallFailed(path, "UNAVAILABLE", "still loading")
+        if any(since <= lived < until for since, until in behaviour.unhealthy_during):
+            raise CallFailed(path, "UNAVAILABLE", "unwell")
         if path == HEALTH:
             return backend_pb2.Reply(message=b"OK")
         return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
