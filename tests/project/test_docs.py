@@ -353,7 +353,7 @@ def test_every_hook_is_listed_with_what_it_says_itself() -> None:
         assert f"{name}{inspect.signature(hook)}".replace("'", "") in section, name
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "plugins"])
+@pytest.mark.parametrize("command", ["run", "why", "demo", "plugins"])
 def test_every_option_of_a_command_is_listed(command: str) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "trio_sup", command, "--help"], capture_output=True, text=True, check=True, timeout=30

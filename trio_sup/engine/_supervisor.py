@@ -402,7 +402,7 @@ async def open_supervisor(
     )
     hub.observe = Observers(made.observers(sections), calls, hub).tell
     services = Services(made.services(sections), hub)
-    records = Records(Path(state_dir) if state_dir is not None else None, hub)
+    records = Records(Path(state_dir).absolute() if state_dir is not None else None, hub)
     system = system or LinuxSystem(
         parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit, trees=records.trees
     )
