@@ -158,7 +158,7 @@ def _document(path: Path) -> Any:
                 raise UnreadableFile(path, "it is not a regular file")
             if status.st_size > _LARGEST_FILE:
                 raise UnreadableFile(path, f"it has {status.st_size} bytes, which no file of exit reports has")
-            data = file.read()
+            data = file.read(_LARGEST_FILE)
     except OSError as error:
         raise UnreadableFile(path, error.strerror or str(error)) from error
     try:

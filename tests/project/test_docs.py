@@ -270,7 +270,7 @@ def test_every_help_for_options_is_listed() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(helps)
 
 
-@pytest.mark.parametrize("command", ["run", "check", "demo", "plugins"])
+@pytest.mark.parametrize("command", ["run", "check", "why", "demo", "plugins"])
 def test_every_option_of_a_command_is_listed(command: str) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "trio_sup", command, "--help"], capture_output=True, text=True, check=True, timeout=30

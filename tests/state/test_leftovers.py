@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -320,6 +321,19 @@ async def test_two_that_open_at_the_same_time_do_not_both_get_it(state: Path) ->
             for _ in range(10):
                 nursery.start_soon(one)
     assert refused < 10
+
+
+async def test_while_another_one_opens_it_is_refused(state: Path) -> None:
+    descriptor = os.open(state / "trees", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(StateDirectoryInUse):
+            async with trio_sup.open_supervisor(state_dir=state, system=FakeSystem()):
+                pass
+    finally:
+        os.close(descriptor)
+    async with trio_sup.open_supervisor(state_dir=state, system=FakeSystem()):
+        pass
 
 
 REPLACES_ITSELF = """

@@ -97,14 +97,13 @@ def _left_of(records: Iterable[Record], processes: Mapping[int, Process], namesp
 
 
 def _leaders(record: Record, processes: Mapping[int, Process], namespace: int) -> dict[int, int]:
-    """The recorded leaders that are still there: their numbers mean their trees now as they did then."""
+    """The recorded leaders whose numbers mean a process now; `find` compares the start times.
+
+    Of one that is gone the number may have been used again, more than once: see `_orphans`.
+    """
     if record.supervisor.namespace != namespace:
         return {}
-    return {
-        pid: started
-        for pid, started in record.leaders.items()
-        if pid in processes and processes[pid].started == started
-    }
+    return {pid: started for pid, started in record.leaders.items() if pid in processes}
 
 
 def _orphans(record: Record, processes: Mapping[int, Process], namespace: int) -> list[Process]:

@@ -24,15 +24,17 @@ ledger.open(Path(directory))
 print("supervisor", ledger.supervisor_id, flush=True)
 
 
-def launch(number, command, **options):
-    process = subprocess.Popen(
-        command, env=marked(os.environ, ledger.supervisor_id, number), start_new_session=True, **options
-    )
-    ledger.add(process.pid, read_process(process.pid).started)
+def launch(number: int, command: list[str], stdout: int | None = None) -> "subprocess.Popen[bytes]":
+    environment = marked(os.environ, ledger.supervisor_id, number)
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=stdout)
+    found = read_process(process.pid)
+    assert found is not None
+    ledger.add(found.pid, found.started)
     return process
 
 
 leader = launch(1, command, stdout=subprocess.PIPE)
+assert leader.stdout is not None
 print("leader", leader.pid, flush=True)
 # Whatever it says before "ready" is passed on.
 while (line := leader.stdout.readline()) != b"ready\n":
