@@ -53,8 +53,9 @@ OFFERS = f"{__name__}.Offers"
     [
         ("port strategy", {"affinity", "lifo", "ephemeral", "fixed"}),
         ("install lock", {"file", "memory"}),
-        ("stop policy", {"free-then-terminate", "terminate", "kill"}),
+        ("stop policy", {"free-then-terminate", "drain", "terminate", "kill"}),
         ("probe", {"localai", "grpc-health", "tcp", "http", "exec"}),
+        ("warm-up", {"call", "load-model"}),
     ],
 )
 def test_the_built_ins_are_there(kind: Kind, names: set[str]) -> None:
