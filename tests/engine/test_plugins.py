@@ -55,6 +55,7 @@ OFFERS = f"{__name__}.Offers"
         ("install lock", {"file", "memory"}),
         ("stop policy", {"free-then-terminate", "terminate", "kill", "drain"}),
         ("probe", {"localai", "grpc-health", "tcp", "http", "exec"}),
+        ("warm-up", {"call", "load-model"}),
     ],
 )
 def test_the_built_ins_are_there(kind: Kind, names: set[str]) -> None:

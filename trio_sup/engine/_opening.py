@@ -132,7 +132,7 @@ async def open_supervisor(
     made.make("stop policy", policies["stop_policy"])
     made.make("restart policy", policies["restart_policy"])
     hub = EventHub()
-    records = Records(Path(state_dir).absolute() if state_dir is not None else None, hub)
+    records = Records(Path(state_dir) if state_dir is not None else None, hub)
     system = system or LinuxSystem(
         parent_guard=parent_guard, child_descriptor_limit=child_descriptor_limit, trees=records.trees
     )

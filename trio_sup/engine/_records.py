@@ -42,7 +42,7 @@ class Records:
     """
 
     def __init__(self, state_dir: Path | None, hub: EventHub) -> None:
-        self._state_dir = state_dir
+        self._state_dir = state_dir.absolute() if state_dir is not None else None
         self._hub = hub
         self._failed = False
         self._reports = ReportMemory(self._cannot_write, self._can_write)
