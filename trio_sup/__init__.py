@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._log_lines import LinesLost as LinesLost
+    from ._log_lines import LogLine as LogLine
     from ._phases import Cause as Cause
     from ._phases import Phase as Phase
     from ._phases import Then as Then
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ._values import BackendSpec as BackendSpec
     from ._values import Choice as Choice
     from ._values import Liveness as Liveness
+    from ._values import LogSettings as LogSettings
     from ._values import ProcessKey as ProcessKey
     from ._values import Readiness as Readiness
     from .engine import PluginError as PluginError
@@ -57,9 +60,10 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl as hookimpl
 
 _HOMES = {
+    "_log_lines": ("LinesLost", "LogLine"),
     "_phases": ("Cause", "Phase", "Then"),
     "_reports": ("Backend", "ExitReport", "ExitStatus", "Leftover", "StopReport", "Survivor"),
-    "_values": ("BackendSpec", "Choice", "Liveness", "ProcessKey", "Readiness"),
+    "_values": ("BackendSpec", "Choice", "Liveness", "LogSettings", "ProcessKey", "Readiness"),
     "engine": ("PluginError", "Supervisor", "load_plugins", "open_supervisor"),
     "errors": (
         "AttemptCrashed", "CallFailed", "ConfigError", "DependencyCycle", "DiedDuringStartup", "GivenUp",

@@ -18,6 +18,9 @@ from .errors import InvalidValue
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _ENV_NAME = re.compile(r"[^=\0]+")
 
+LEAST_ROOM = 1024
+MOST_FILES = 1000
+
 
 def _checked_model(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
@@ -313,6 +316,43 @@ def _to_bool(value: object) -> bool:
     return value
 
 
+def _to_room(value: object) -> int:
+    result = byte_count(value)
+    if result < LEAST_ROOM:
+        raise InvalidValue(value, f"must be at least {LEAST_ROOM} bytes")
+    return result
+
+
+def _to_file_count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_FILES:
+        raise InvalidValue(value, f"expected a whole number from 0 to {MOST_FILES}")
+    return value
+
+
+@attrs.frozen(kw_only=True, field_transformer=complaints_name_fields)
+class LogSettings:
+    """How much of what a backend writes is kept.
+
+    Sizes are bytes, or texts such as ``"64KiB"`` and ``"10MB"``; the smallest is 1 KiB.
+
+    Args:
+        ring_bytes: Memory that the newest output of one process key may take, that of earlier attempts included.
+        max_bytes: Size at which a log file is put aside and a new one is begun; only a single line that is longer
+            makes a larger file.
+        files: How many log files are kept of one process key, the one that is written to included; 0 writes none.
+    """
+
+    ring_bytes: int = attrs.field(default=256 * 1024, converter=_to_room)
+    max_bytes: int = attrs.field(default=10 * 1024 * 1024, converter=_to_room)
+    files: int = attrs.field(default=5, converter=_to_file_count)
+
+
+def _to_log_settings(value: object) -> LogSettings:
+    if not isinstance(value, LogSettings):
+        raise InvalidValue(value, "expected a trio_sup.LogSettings")
+    return value
+
+
 def _to_liveness(value: object) -> Liveness | None:
     if value is not None and not isinstance(value, Liveness):
         raise InvalidValue(value, "expected a trio_sup.Liveness")
@@ -366,6 +406,7 @@ class BackendSpec:
         memory: Bytes that it is taken to need until they can be measured; see `open_supervisor`.
         directory: The directory whose replacement on disk makes a running process stale; by default ``cwd``, else
             the directory of the program.
+        logs: How much of what it writes is kept.
 
     Raises:
         InvalidValue: A field makes no sense; the message names it.
@@ -403,6 +444,7 @@ class BackendSpec:
     pinned: bool = attrs.field(default=False, converter=_to_bool)
     memory: int | None = attrs.field(default=None, converter=attrs.converters.optional(byte_count))
     directory: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
+    logs: LogSettings = attrs.field(factory=LogSettings, converter=_to_log_settings)
 
     def __attrs_post_init__(self) -> None:
         if self.bind and not self.needs:

@@ -252,6 +252,21 @@ class StateNotWritten(Event):
 
 
 @attrs.frozen(kw_only=True)
+class LogFailed(Event):
+    """A log file could not be written to; told once for each reason, until that has been over for a minute.
+
+    Backends are not touched by it. What is missing is counted, and told in the file as soon as that can be written
+    to again.
+    """
+
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"cannot write to {self.path} ({self.why}); what is missing is counted, and everything else goes on"
+
+
+@attrs.frozen(kw_only=True)
 class EventsLost(Event):
     """This observer was too slow: so many events were left out before the next one."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from ._effort import Effort
 from ._figures import Figure, table
 
-NAMES = ("ready_lag", "exit_events", "mass_start", "mass_stop", "idle_cost", "version", "warm_call")
+NAMES = ("ready_lag", "exit_events", "mass_start", "mass_stop", "idle_cost", "flood", "version", "warm_call")
 
 
 def machine() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 import trio_sup
-from trio_sup.engine._output import RING_BYTES
+from trio_sup import LogSettings
 from trio_sup.guard._proc import command_of, scan
 
 from ._effort import Effort
@@ -23,6 +23,7 @@ CPU_GOAL = 0.02
 DESCRIPTORS_GOAL = 5.0
 BASE_BYTES = 60e6
 BACKEND_BYTES = 100e3
+RING_BYTES = LogSettings().ring_bytes
 SETTLE = 1.0
 
 
@@ -30,7 +31,7 @@ def figures(effort: Effort) -> Iterator[Figure]:
     count, seconds = (10, 1.0) if effort is Effort.QUICK else (200, 20.0)
     found = run_isolated(idle, timeout=seconds + 120, count=count, seconds=seconds)
     own, guard = (used / seconds for used in (found["cpu"], found["guard_cpu"]))
-    rings = count * 2 * RING_BYTES
+    rings = count * RING_BYTES
     yield Figure(
         name=f"{count} ready backends at rest: share of one core",
         measured=own + guard,
@@ -60,8 +61,8 @@ async def idle(*, count: int, seconds: float) -> dict[str, float]:
     """Keep *count* backends ready for *seconds*; what that costs in CPU seconds, bytes and descriptors."""
     async with trio_sup.open_supervisor() as sup:
         guard = _guard()
-        before = {"descriptors_before": _descriptors(), "memory_before": _memory(os.getpid())}
-        await start_many(sup, spec("--fill", str(2 * RING_BYTES), probe="localai"), count)
+        before = {"descriptors_before": _descriptors(), "memory_before": memory(os.getpid())}
+        await start_many(sup, spec("--fill", str(RING_BYTES), probe="localai"), count)
         gc.collect()
         await trio.sleep(SETTLE)
         cpu, guard_cpu = time.process_time(), _cpu(guard)
@@ -70,8 +71,8 @@ async def idle(*, count: int, seconds: float) -> dict[str, float]:
             **before,
             "cpu": time.process_time() - cpu,
             "guard_cpu": _cpu(guard) - guard_cpu,
-            "memory": _memory(os.getpid()),
-            "guard_memory": _memory(guard),
+            "memory": memory(os.getpid()),
+            "guard_memory": memory(guard),
             "descriptors": _descriptors(),
         }
         await sup.stop_all(force=True)
@@ -91,7 +92,7 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory(pid: int) -> int:
+def memory(pid: int) -> int:
     """Resident bytes of a process, those it shares with others included."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

@@ -16,6 +16,7 @@ LAYERS = [
         "hookspecs",
         "strategies",
         "protocol",
+        "_log_lines",
         "_options",
         "_phases",
         "_reports",
@@ -24,8 +25,10 @@ LAYERS = [
         "_values",
     },
     {
+        "_backlog",
         "_dependencies",
         "_exit_files",
+        "_line_splitter",
         "_port_pool",
         "_progress",
         "_resolution",

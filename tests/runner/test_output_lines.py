@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from trio_sup import ProcessKey
+from trio_sup._backlog import Lost
 from trio_sup.engine import Output
-from trio_sup.runner._backlog import Lost
-from trio_sup.runner._lines import MAX_LINE_BYTES, EndOf, Json, Line, LineSplitter, Prefixed, Renderer, Shown
+from trio_sup.runner._lines import EndOf, Json, Line, Prefixed, Renderer, Shown
 
 A, LONGER = ProcessKey("a"), ProcessKey("longer")
 
@@ -67,20 +64,3 @@ def test_json_lines_are_objects() -> None:
         {"type": "output", "key": "a#0", "stream": "stdout", "text": 'say "é"'},
         {"type": "lost", "source": "a#0", "bytes": 7},
     ]
-
-
-def test_long_lines_are_cut_between_characters() -> None:
-    splitter = LineSplitter()
-    pieces = [*splitter.feed(b"x" + "é".encode() * MAX_LINE_BYTES), *splitter.feed(b"end\n")]
-    assert all(len(piece) <= MAX_LINE_BYTES for piece in pieces)
-    assert len(pieces) == 3
-    assert "".join(piece.decode() for piece in pieces) == "x" + "é" * MAX_LINE_BYTES + "end"
-
-
-@given(st.lists(st.binary(max_size=20) | st.sampled_from([b"\n", b"x" * MAX_LINE_BYTES, b"\x80" * 70_000]), max_size=8))
-def test_nothing_is_added_or_lost_by_cutting(chunks: list[bytes]) -> None:
-    splitter = LineSplitter()
-    pieces = [piece for chunk in chunks for piece in splitter.feed(chunk)] + list(splitter.flush())
-    assert b"".join(pieces) == b"".join(chunks).replace(b"\n", b"")
-    assert all(len(piece) <= MAX_LINE_BYTES for piece in pieces)
-    assert list(splitter.flush()) == []

@@ -24,6 +24,7 @@ _WARNINGS = (
     events.StateNotWritten,
     events.BackendStopFailed,
     events.IdentityUncertain,
+    events.LogFailed,
 )
 
 BACKLOG = 1000

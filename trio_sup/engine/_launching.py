@@ -18,6 +18,7 @@ from ..errors import LaunchFailed, TooFewDescriptors
 from ..strategies import InstallLock
 from ._command import prepare
 from ._lock_holder import LockHolder
+from ._logs import Logs
 from ._moves import Moves
 from ._output import Output, Stream
 from ._plugin_calls import PluginCalls
@@ -39,6 +40,7 @@ class Launching:
     install_lock: InstallLock
     install_lock_name: str
     on_output: Callable[[Output], None] | None
+    logs: Logs
     calls: PluginCalls
     _launching: trio.Lock = attrs.field(factory=trio.Lock)
 
@@ -111,10 +113,10 @@ class Launching:
     @trio.lowlevel.enable_ki_protection
     async def _pump(self, attempt: Attempt, stream: Stream) -> None:
         assert attempt.child is not None
-        ring = attempt.stdout if stream == "stdout" else attempt.stderr
+        log = attempt.log = attempt.log or self.logs.begin(attempt.key, attempt.generation, attempt.spec.logs)
 
         def take(data: bytes) -> None:
-            ring.append(data)
+            log.take(stream, data)
             attempt.output_bytes += len(data)
             if self.on_output is not None:
                 try:
@@ -123,7 +125,10 @@ class Launching:
                     self.on_output = None
                     self._plugin_failed("on_output", f"it raised {error!r}", "output is no longer passed on")
 
-        await attempt.child.pump(stream, take)
+        try:
+            await attempt.child.pump(stream, take)
+        finally:
+            log.end(stream)
 
     def _plugin_failed(self, plugin: str, what: str, instead: str) -> None:
         self.moves.hub.publish(events.PluginFailed(plugin=plugin, what=what, instead=instead))

@@ -28,6 +28,8 @@ from ._groups import Groups
 from ._launching import Launching
 from ._leasing import Leasing
 from ._lifecycle import Lifecycle
+from ._log_files import LogFiles
+from ._logs import Logs
 from ._moves import Moves
 from ._needs import Needs
 from ._observers import Observers
@@ -82,6 +84,7 @@ async def open_supervisor(
     shutdown_timeout: float = 25.0,
     parent_guard: int | None = None,
     on_output: Callable[[Output], None] | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
     child_descriptor_limit: int | None = None,
     system: System | None = None,
 ) -> AsyncIterator[Supervisor]:
@@ -110,6 +113,8 @@ async def open_supervisor(
         parent_guard: Process id of a guard that is this process's parent already (the runner's); otherwise a helper
             process is started that ends every backend should this process be killed.
         on_output: Called with each piece of output; must not block.
+        log_dir: Directory for log files, one of its own; it is made if need be. `BackendSpec.logs` says how much is
+            kept there.
         child_descriptor_limit: Soft limit of open files for the backends; by default they inherit this process's.
         system: Stands in for the operating system in tests; see `trio_sup.testing`.
 
@@ -139,12 +144,15 @@ async def open_supervisor(
     calls = PluginCalls(
         lambda plugin, what, took: hub.publish(events.PluginSlow(plugin=plugin, what=what, seconds=took))
     )
+    log_files = LogFiles(Path(log_dir), hub.publish) if log_dir is not None else None
+    logs = Logs(log_files)
     engine = _Engine(
         made,
         system,
         hub,
         calls,
         records,
+        logs,
         ports=to_choice(ports),
         install_lock=to_choice(install_lock),
         groups=_to_groups(groups),
@@ -171,6 +179,8 @@ async def open_supervisor(
                     supervisor = engine.supervisor(nursery, shutdown_timeout, **policies)
                     # From here on the engine ends by its own shutdown, never by the cancellation around it.
                     engine_scope.shield = True
+                    if log_files is not None:
+                        side_nursery.start_soon(log_files.run, name="log files")
                     services.start(supervisor, side_nursery)
                     task_status.started(supervisor)
                     try:
@@ -178,6 +188,9 @@ async def open_supervisor(
                     finally:
                         with trio.CancelScope(shield=True):
                             await supervisor._shut_down()
+                            if log_files is not None:
+                                await log_files.finish()
+                        logs.close()
                         hub.close()
                     side_nursery.cancel_scope.cancel(reason="the supervisor has ended")
             finally:
@@ -227,6 +240,7 @@ class _Engine:
         hub: EventHub,
         calls: PluginCalls,
         records: Records,
+        logs: Logs,
         *,
         ports: Any,
         install_lock: Any,
@@ -238,7 +252,7 @@ class _Engine:
         self.block_scope = trio.CancelScope()
         self.significant_end: SignificantEnded | None = None
         self.side = SideTasks(on_stuck=lambda task: hub.publish(events.PluginStuck(task=task)))
-        self._plugins, self._calls, self._groups = plugins, calls, groups
+        self._plugins, self._calls, self._groups, self._logs = plugins, calls, groups, logs
         self._table = SlotTable()
         moves = Moves(hub=hub, changes=self._table.changes)
         leases = PortLeases(
@@ -269,6 +283,7 @@ class _Engine:
                 install_lock=plugins.make("install lock", install_lock),
                 install_lock_name=plugins.name_of("install lock", install_lock),
                 on_output=on_output,
+                logs=logs,
                 calls=calls,
             ),
             readiness=ReadinessGate(system=system, side=self.side, hub=hub),
@@ -299,6 +314,7 @@ class _Engine:
             wishes=self._wishes,
             stopping=Stopping(needs=self._needs, nursery=nursery),
             leasing=Leasing(table=self._table, wishes=self._wishes, lifecycle=self._lifecycle),
+            logs=self._logs,
             shutdown_timeout=shutdown_timeout,
         )
 

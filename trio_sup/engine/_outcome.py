@@ -32,7 +32,7 @@ _PORT_TAKEN = re.compile(r"address already in use|EADDRINUSE|os error 98|errno[ 
 
 def died_of_taken_port(attempt: Attempt, phase: Phase) -> bool:
     """Whether the process ended by itself while starting, and says that its port was taken."""
-    said = attempt.stderr.tail() + attempt.stdout.tail()
+    said = attempt.tail("stderr") + attempt.tail("stdout")
     return attempt.cause is Cause.EXITED and phase is Phase.STARTING and bool(_PORT_TAKEN.search(said))
 
 
@@ -50,7 +50,7 @@ def exit_report(attempt: Attempt, phase: Phase, began_at: float, killed: bool, e
     assert attempt.child is not None
     assert attempt.launched_at is not None
     cause, status = attempt.cause or Cause.INTERNAL_ERROR, attempt.status
-    success, stderr = cause.asked or ended_well(attempt), attempt.stderr.tail()
+    success, stderr = cause.asked or ended_well(attempt), attempt.tail("stderr")
     # What it wrote counts only for an end that nobody wished for: it may be long ago, and well survived.
     evidence = (attempt.child.out_of_memory(), None if success else hint_in(stderr))
     return ExitReport(

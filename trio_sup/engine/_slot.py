@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import attrs
 import trio
 
+from .._log_lines import Stream
 from .._phases import Cause, Phase, Then
 from .._reports import Backend, ExitReport, ExitStatus, StopReport
 from .._restarts import REMEMBERED
@@ -20,7 +21,7 @@ from ..errors import TrioSupError
 from ..protocol.address import join_address
 from ..strategies import AttemptEnd, LaunchPreparation, PortStrategy, Probe, RestartPolicy, StopPolicy, WarmUp
 from ._command import Command
-from ._output import OutputRing
+from ._logs import AttemptLog
 from ._system import Child, HeldPort
 
 
@@ -145,8 +146,7 @@ class Attempt:
     report: ExitReport | None = None
     failure: Callable[[], TrioSupError] | None = None
     last_health_error: str | None = None
-    stdout: OutputRing = attrs.field(factory=OutputRing)
-    stderr: OutputRing = attrs.field(factory=OutputRing)
+    log: AttemptLog | None = None
     output_bytes: int = 0
     memory_bytes: int | None = None
 
@@ -157,6 +157,10 @@ class Attempt:
     @property
     def strategies(self) -> Strategies:
         return self.wanted.strategies
+
+    def tail(self, stream: Stream) -> str:
+        """The last lines that it wrote to *stream*."""
+        return self.log.tail(stream) if self.log is not None else ""
 
     def end(self, cause: Cause, asked_by: str | None = None) -> None:
         """Begin the end of this attempt; the first cause is kept, with who asked for it."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Literal, overload
 
 import trio
 
+from .._log_lines import LogLine
 from .._phases import Cause
 from .._reports import Backend, ExitReport, StopReport, to_reason
 from .._values import BackendSpec, ProcessKey, to_key
@@ -18,6 +19,8 @@ from ._ending import KILL_TIMEOUT
 from ._event_stream import EventStream
 from ._leasing import Leasing
 from ._lifecycle import Lifecycle
+from ._log_reader import LogFollower
+from ._logs import Logs
 from ._slot import Slot, Wanted
 from ._slots import SlotTable
 from ._stopping import Stopping
@@ -38,6 +41,7 @@ class Supervisor:
         wishes: Wishes,
         stopping: Stopping,
         leasing: Leasing,
+        logs: Logs,
         shutdown_timeout: float,
     ) -> None:
         self._table = table
@@ -45,6 +49,7 @@ class Supervisor:
         self._wishes = wishes
         self._stopping = stopping
         self._leasing = leasing
+        self._logs = logs
         self._shutdown_timeout = shutdown_timeout
         self._shutdown_reason: str | None = None
 
@@ -98,6 +103,42 @@ class Supervisor:
     def events(self) -> EventStream:
         """Observe everything that happens from now on; ends with the supervisor."""
         return self._lifecycle.hub.stream()
+
+    @overload
+    def logs(self, key: ProcessKey | str, *, lines: int | None = None) -> tuple[LogLine, ...]: ...
+    @overload
+    def logs(
+        self, key: ProcessKey | str, *, lines: int | None = None, follow: Literal[False]
+    ) -> tuple[LogLine, ...]: ...
+    @overload
+    def logs(self, key: ProcessKey | str, *, lines: int | None = None, follow: Literal[True]) -> LogFollower: ...
+    @overload
+    def logs(
+        self, key: ProcessKey | str, *, lines: int | None = None, follow: bool
+    ) -> tuple[LogLine, ...] | LogFollower: ...
+
+    def logs(
+        self, key: ProcessKey | str, *, lines: int | None = None, follow: bool = False
+    ) -> tuple[LogLine, ...] | LogFollower:
+        """What *key* wrote, in all its attempts, as far as it is kept: `LogSettings.ring_bytes` says how much is.
+
+        The output of a key that has no slot any more is kept too, for the last 100 of them.
+
+        Args:
+            key: A process key; one that never wrote anything is fine.
+            lines: Only so many lines, the newest ones; None means all that are kept.
+            follow: Go on with every line that ends from now on, after restarts of the slot too, until the supervisor
+                has ended.
+
+        Returns:
+            The lines, oldest first; the beginning of a line that has not ended is the last one. With *follow*, an
+            async iterator of lines that have ended (by a line end, at 64 KiB, or with their attempt), which has no
+            gap and says nothing twice. If it is read too slowly, there is a `LinesLost` where lines are missing.
+
+        Raises:
+            InvalidValue: *key* is not a process key, or *lines* not a number.
+        """
+        return self._logs.follow(to_key(key), lines) if follow else self._logs.read(to_key(key), lines)
 
     @asynccontextmanager
     async def channel(self, key: ProcessKey | str) -> AsyncIterator[Channel]:

@@ -5,12 +5,15 @@ The engine talks to a `System`; tests put a fake in its place (`trio_sup.testing
 
 from __future__ import annotations
 
+import array
 import errno
+import fcntl
 import os
 import resource
 import select
 import signal
 import subprocess
+import termios
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -41,7 +44,11 @@ RESERVED_DESCRIPTORS = 32
 MEASURED_AT_ONCE = 2
 """Trees whose exact memory is measured at the same time."""
 
-_CHUNK = 64 * 1024
+CHUNK = 64 * 1024
+"""Bytes of output read at once."""
+
+PUMPS_AT_A_TIME = 4
+"""Chunks read each time around the loop: however many backends flood, everything else has its turn soon."""
 
 
 class HeldPort(Protocol):
@@ -146,6 +153,7 @@ class LinuxSystem:
         self._parent_guard = parent_guard
         self._child_descriptor_limit = child_descriptor_limit
         self._scan = _tree.SharedScan()
+        self.pump_turns = trio.Semaphore(PUMPS_AT_A_TIME)
         self._measuring = trio.CapacityLimiter(MEASURED_AT_ONCE)
         self.oom = OutOfMemoryWatch()
         self._guard: Guard
@@ -313,27 +321,25 @@ class LinuxChild:
         try:
             while True:
                 try:
-                    data = os.read(fd, _CHUNK)
+                    async with self._system.pump_turns:  # comes once around the loop at the earliest
+                        data = os.read(fd, CHUNK)
                 except BlockingIOError:
                     await trio.lowlevel.wait_readable(fd)
                     continue
                 if not data:
-                    return
+                    return  # every process that could write has closed it, and none can open it again
                 take(data)
-                await trio.lowlevel.checkpoint()
         except trio.Cancelled:
             self._read_what_is_there(fd, take)
             raise
 
     def _read_what_is_there(self, fd: int, take: Callable[[bytes], None]) -> None:
-        for _ in range(64):  # a pipe holds at most 1 MiB; whoever still writes is not waited for
-            try:
-                data = os.read(fd, _CHUNK)
-            except BlockingIOError:
-                return
-            if not data:
-                return
+        """Whoever still writes, being no part of the tree, is not waited for."""
+        size = array.array("i", [0])
+        fcntl.ioctl(fd, termios.FIONREAD, size)
+        while size[0] > 0 and (data := os.read(fd, min(size[0], CHUNK))):
             take(data)
+            size[0] -= len(data)
 
     def signal(self, number: signal.Signals, to: Literal["leader", "group"]) -> None:
         self._killed_by_us = self._killed_by_us or number == signal.SIGKILL

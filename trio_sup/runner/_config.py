@@ -16,7 +16,7 @@ import attrs
 
 from .._structuring import InvalidTable, below, structure
 from .._units import seconds
-from .._values import BackendSpec, Choice, Liveness, ProcessKey, Readiness, to_choice
+from .._values import BackendSpec, Choice, Liveness, LogSettings, ProcessKey, Readiness, to_choice
 from ..engine._command import check
 from ..engine._loading import PluginProblem, names_of
 from ..engine._plugins import Kind, Plugins
@@ -70,6 +70,7 @@ class Settings:
     """What stands at the top of the file, `backends` apart."""
 
     state_dir: Path | None = None
+    log_dir: Path | None = None
     shutdown_timeout: float = attrs.field(default=25.0, converter=_to_timeout)
     host: str | None = attrs.field(default=None, converter=_to_host)
     token: str | None = attrs.field(default=None, converter=_to_token, repr=False)
@@ -136,6 +137,7 @@ _KNOWN: Mapping[tuple[str, ...], type] = {
     (): Settings,
     ("backends", "*"): ConfiguredBackend,
     ("backends", "*", "readiness"): Readiness,
+    ("backends", "*", "logs"): LogSettings,
     ("backends", "*", "liveness"): Liveness,
 }
 TOP_LEVEL = frozenset({"backends", *(field.name for field in attrs.fields(Settings))})
@@ -257,7 +259,8 @@ class _Reader:
         self._check_strategy("stop policy", settings.stop_policy, "stop_policy")
         self._check_strategy("restart policy", settings.restart_policy, "restart_policy")
         state_dir = settings.state_dir and self._folder / settings.state_dir
-        return attrs.evolve(settings, state_dir=state_dir, token=self._token(settings))
+        log_dir = settings.log_dir and self._folder / settings.log_dir
+        return attrs.evolve(settings, state_dir=state_dir, log_dir=log_dir, token=self._token(settings))
 
     def _token(self, settings: Settings) -> str | None:
         if settings.token_file is None:

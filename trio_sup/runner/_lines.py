@@ -8,13 +8,11 @@ from typing import Protocol
 
 import attrs
 
+from .._backlog import Lost
+from .._line_splitter import LineSplitter
+from .._log_lines import Stream
 from .._values import ProcessKey
 from ..engine import Output
-from ..engine._output import Stream
-from ._backlog import Lost
-
-MAX_LINE_BYTES = 64 * 1024
-"""Longer lines are shown in pieces of this size."""
 
 
 @attrs.frozen
@@ -32,43 +30,6 @@ class Line:
 
 
 Shown = Output | EndOf | Line
-
-
-class LineSplitter:
-    """Cuts one stream into lines of at most 64 KiB, never inside a UTF-8 character."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The lines that *data* completes, without their line ends."""
-        self._rest += data
-        if b"\n" in data:
-            *lines, rest = bytes(self._rest).split(b"\n")
-            self._rest = bytearray(rest)
-            for line in lines:
-                yield from _pieces(line)
-        if len(self._rest) > MAX_LINE_BYTES:
-            *pieces, rest = _pieces(bytes(self._rest))
-            self._rest = bytearray(rest)
-            yield from pieces
-
-    def flush(self) -> Iterator[bytes]:
-        """The unfinished line, if there is one."""
-        rest, self._rest = bytes(self._rest), bytearray()
-        if rest:
-            yield rest
-
-
-def _pieces(line: bytes) -> Iterator[bytes]:
-    start = 0
-    while len(line) - start > MAX_LINE_BYTES:
-        end = start + MAX_LINE_BYTES
-        while end > start + MAX_LINE_BYTES - 3 and line[end] & 0xC0 == 0x80:
-            end -= 1
-        yield line[start:end]
-        start = end
-    yield line[start:]
 
 
 class LineFormat(Protocol):

@@ -91,6 +91,7 @@ class _Runner:
                 shutdown_timeout=settings.shutdown_timeout,
                 parent_guard=guard_pid,
                 on_output=self._on_output,
+                log_dir=settings.log_dir,
                 child_descriptor_limit=descriptor_limit,
             ) as supervisor:
                 tasks.start_soon(self._watch, supervisor.events(), supervisor)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import trio
 
+from .._backlog import Backlog, Lost
 from .._values import ProcessKey
-from ._backlog import Backlog, Lost
 from ._lines import EndOf, Renderer, Shown
 
 OWN = "trio-sup"
@@ -29,7 +29,7 @@ class Writer:
         descriptor: Where to.
         renderer: Turns items into bytes; called in the writer's thread.
         on_failure: Told once, with the reason, when the stream cannot be written to (any more).
-        limit: Bytes that may wait; see [`Backlog`][trio_sup.runner._backlog.Backlog] for what happens above it.
+        limit: Bytes that may wait; see [`Backlog`][trio_sup._backlog.Backlog] for what happens above it.
     """
 
     def __init__(

@@ -116,6 +116,7 @@ class FakeChild:
     _status: ExitStatus = attrs.field(factory=ExitStatus)
     _changed: trio.Event = attrs.field(factory=trio.Event)
     _released: trio.Event = attrs.field(factory=trio.Event)
+    _takes: dict[Stream, Callable[[bytes], None]] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._exit_at = self.launched_at + self.behaviour.exits_after
@@ -124,6 +125,10 @@ class FakeChild:
     def exit(self, status: ExitStatus | None = None) -> None:
         """End it now, by itself."""
         self._end_at(trio.current_time(), status or ExitStatus(code=self.behaviour.exit_code))
+
+    def write(self, data: bytes, stream: Stream = "stderr") -> None:
+        """Have it write *data* now; it must have been launched and read from for a moment."""
+        self._takes[stream](data)
 
     def release(self) -> None:
         """Let a process that survives SIGKILL end at last."""
@@ -147,6 +152,7 @@ class FakeChild:
         return self._status
 
     async def pump(self, stream: Stream, take: Callable[[bytes], None]) -> None:
+        self._takes[stream] = take
         if stream == "stderr":
             if self.behaviour.stderr:
                 take(self.behaviour.stderr)

@@ -45,6 +45,11 @@ class Backlog(Generic[Item]):
     def __bool__(self) -> bool:
         return bool(self._entries)
 
+    @property
+    def cost(self) -> int:
+        """Bytes of memory it takes, at most its limit."""
+        return self._cost
+
     def put(self, source: Hashable, item: Item, size: int) -> None:
         owner = self._sources.setdefault(source, _Source())
         owner.numbers.append(self._next)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_sup.runner._backlog import ITEM_COST, Backlog, Lost
+from trio_sup._backlog import ITEM_COST, Backlog, Lost
 
 
 def test_entries_come_out_in_the_order_they_came_in() -> None:
