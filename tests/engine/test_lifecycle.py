@@ -23,13 +23,17 @@ from trio_sup.testing import FakeBackend, FakeSystem
 SPEC = BackendSpec(name="store", command=[sys.executable, "-c", "pass"])
 KEY = ProcessKey("store", 0)
 
+LONGEST = 20_000
+"""Virtual seconds; what takes longer never ends."""
+
 
 @asynccontextmanager
 async def supervised(*behaviours: FakeBackend, **options: Any) -> AsyncIterator[tuple[trio_sup.Supervisor, FakeSystem]]:
     system = FakeSystem(behaviours)
     options.setdefault("install_lock", "memory")
-    async with trio_sup.open_supervisor(system=system, **options) as sup:
-        yield sup, system
+    with trio.fail_after(LONGEST):
+        async with trio_sup.open_supervisor(system=system, **options) as sup:
+            yield sup, system
     assert system.running() == [] or any(child.behaviour.survives_kill for child in system.running())
     assert all(child.closed for child in system.children)
     assert not system.held

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,25 @@ def test_a_listener_that_never_stays_the_same_is_unknown(free_port: int, bystand
     opened.pop().close()
     assert found.verdict is Verdict.UNKNOWN
     assert "change too quickly" in found.why
+
+
+def test_what_was_found_to_be_ours_is_not_looked_for_again(
+    table: SocketTable, free_port: int, start_child: StartChild, bystander: int
+) -> None:
+    pid = listening(start_child, "127.0.0.1", free_port, "reuseport")
+    proven: set[int] = set()
+    uid = os.geteuid()
+
+    def look(tree_pids: Callable[[], Iterable[int]]) -> Verdict:
+        return identify(free_port, tree_pids, table, leader=bystander, uid=uid, connection=None, proven=proven).verdict
+
+    assert look(lambda: [pid]) is Verdict.OURS
+    assert proven == {one.inode for one in table.listeners_on(free_port)}
+    assert look(nobody_asks) is Verdict.OURS
+    with socket.create_server(("127.0.0.1", free_port), reuse_port=True):
+        assert look(lambda: [pid]) is Verdict.STRANGER
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with socket.create_server(("127.0.0.1", free_port), reuse_port=True):
+        assert look(lambda: [bystander]) is Verdict.STRANGER
+        assert proven == set()

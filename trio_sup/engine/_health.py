@@ -10,12 +10,9 @@ import trio
 
 from .._phases import Cause
 from .._values import Liveness, Readiness
-from ._progress_watch import is_at_work
+from ._progress_watch import WorkWatch
 from ._readiness import ReadinessGate
 from ._slot import Attempt, Slot
-
-WORK_WINDOW = 1.0
-"""Seconds for which a process whose check failed is watched, to see whether it is at work."""
 
 
 @attrs.define
@@ -73,6 +70,7 @@ class _Watched:
         self._last_passed_at = now
         self._rotation = Rotation(self._readiness.failure_threshold, self._readiness.success_threshold)
         self._failures = 0
+        self._work = WorkWatch(attempt)
 
     def next_due(self) -> float:
         return min(self._ready_due, self._live_due)
@@ -102,12 +100,12 @@ class _Watched:
         return await self._watch.gate.check(self._slot, self._attempt, probe, call_timeout)  # type: ignore[arg-type]
 
     def _note_readiness(self, error: str | None) -> None:
-        if error is not None:
-            self._attempt.last_health_error = error
-        elif self._rotation.good:
-            self._attempt.last_health_error = None
+        assert self._attempt.child is not None
+        self._attempt.last_health_error = error
         if self._attempt.cause is not None or not self._rotation.changes_with(error is None):
             return
+        if error is None and self._attempt.child.has_ended():
+            return  # it has ended while the check went on: its end is about to arrive here, and it is never READY
         if error is None:
             self._watch.back_in_rotation(self._slot)
         else:
@@ -116,10 +114,12 @@ class _Watched:
     async def _note_liveness(self, error: str | None, liveness: Liveness) -> None:
         if error is None:
             self._failures, self._last_passed_at = 0, trio.current_time()
+            self._work.forget()
             return
         self._attempt.last_health_error = error
         excusable = trio.current_time() - self._last_passed_at <= liveness.busy_timeout
-        if liveness.busy_timeout and excusable and await is_at_work(self._attempt, min(WORK_WINDOW, liveness.period)):
+        if excusable and await self._work.is_at_work():
+            self._failures = 0
             return
         self._failures += 1
         if self._failures >= liveness.failure_threshold:

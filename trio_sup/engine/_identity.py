@@ -50,6 +50,7 @@ def identify(
     leader: int,
     uid: int,
     connection: tuple[Address, Address] | None,
+    proven: set[int] | None = None,
 ) -> Identity:
     """Tell whether the process tree of *leader* serves *port*, and it alone.
 
@@ -58,7 +59,10 @@ def identify(
         uid: The user that the backend's sockets should belong to.
         connection: The client's ends of the connection that was answered: its own name and its peer's, as from
             `getsockname()` and `getpeername()`. Its server end must belong to the tree as well, unless it is closed.
+        proven: Inodes of sockets that were found to be the tree's before, which are not looked for again: as long as a
+            socket is there, its number is its own. Replaced by what is found to be the tree's now.
     """
+    proven = set() if proven is None else proven
     before: tuple[list[Socket], bool] | None = None
     for _ in range(_ROUNDS):
         try:
@@ -71,7 +75,9 @@ def identify(
         if not sockets:
             why = f"no listener on port {port} is visible in this network namespace"
             return Identity(Verdict.UNKNOWN, why, listens=False)
-        foreign, readable = _not_held(sockets, leader, tree_pids)
+        foreign, readable = _not_held([one for one in sockets if one.inode not in proven], leader, tree_pids)
+        proven.clear()
+        proven.update({one.inode for one in sockets} - {one.inode for one in foreign})
         verdict, why = Verdict.OURS, ""
         if not foreign and not listeners:
             verdict, why = Verdict.UNKNOWN, f"nothing listens on port {port} any more"
@@ -90,6 +96,8 @@ def identify(
 
 def _not_held(sockets: list[Socket], leader: int, tree_pids: Callable[[], Iterable[int]]) -> tuple[list[Socket], bool]:
     """Those of *sockets* that no process of the tree holds, and whether the tree could be read."""
+    if not sockets:
+        return [], True
     readable = True
     seen: set[int] = set()
     for pids in (lambda: [leader], tree_pids):

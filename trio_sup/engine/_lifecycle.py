@@ -171,7 +171,8 @@ class Lifecycle:
             attempt.timed_out_after = ready_scope.deadline - attempt.launched_at
             return
         await self.warming.run(slot, attempt)
-        if attempt.cause is None:
+        assert attempt.child is not None
+        if attempt.cause is None and not attempt.child.has_ended():
             self._ready(slot, attempt)
             await self._stay_ready(slot, attempt)
         await trio.sleep_forever()

@@ -11,7 +11,11 @@ from .._progress import Progress
 from ._slot import Attempt
 
 MAX_STEP = 1.0
-"""Seconds between two looks, at the most."""
+"""Seconds between two looks at a start, at the most."""
+
+WORK_WINDOW = 1.0
+"""Seconds for which a process whose check failed is watched, to see whether it is at work. A shorter time, on a busy
+machine, would show too little of one that is."""
 
 
 @asynccontextmanager
@@ -38,11 +42,26 @@ async def _extend(attempt: Attempt, ready_scope: trio.CancelScope) -> None:
             ready_scope.deadline = min(trio.current_time() + readiness.timeout, hard_deadline)
 
 
-async def is_at_work(attempt: Attempt, window: float) -> bool:
-    """Watch the tree of *attempt* for *window* seconds: does it compute, read, write output or grow?"""
-    progress = await _first_look(attempt)
-    await trio.sleep(window)
-    return bool(await _signs(progress, attempt))
+class WorkWatch:
+    """Tells whether the tree of *attempt* is at work: it computes, reads, writes output or grows."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._progress: Progress | None = None
+        self._looked_at = 0.0
+
+    async def is_at_work(self) -> bool:
+        """Whether it was at work since it was asked last, for `WORK_WINDOW` at least."""
+        if self._progress is None:
+            self._progress = await _first_look(self._attempt)
+            self._looked_at = trio.current_time()
+        await trio.sleep_until(self._looked_at + WORK_WINDOW)
+        self._looked_at = trio.current_time()
+        return bool(await _signs(self._progress, self._attempt))
+
+    def forget(self) -> None:
+        """What was seen so far does not count any more."""
+        self._progress = None
 
 
 async def _first_look(attempt: Attempt) -> Progress:

@@ -58,16 +58,13 @@ class ReadinessGate:
             return str(result.error) or repr(result.error)
         if attempt.spec.identity == "off":
             return None
-        connection = target.channel.local_address() if probe.speaks_grpc else None
-        if connection is not None and connection == attempt.proven:
-            return None  # the very connection whose other end was proven to be this attempt's
         assert attempt.child is not None
         identity = self.system.identify(attempt.child, target.port, target.channel)
         if identity is None or (not probe.needs_listener and not identity.listens):
             return None
         complaint = self._judge(slot, attempt, identity)
-        if complaint is None:
-            attempt.proven = connection
+        if complaint is None and identity.listens:
+            attempt.seen_listening = True
         return complaint
 
     def _target(self, slot: Slot, attempt: Attempt, call_timeout: float) -> ProbeTarget:
@@ -96,6 +93,6 @@ class ReadinessGate:
             return f"cannot tell who owns port {slot.port}: {identity.why}"
         if attempt.ready_at is None:
             self.hub.publish(events.IdentityUncertain(key=slot.key, generation=attempt.generation, why=identity.why))
-        elif not identity.listens:
-            return identity.why
+        elif attempt.seen_listening and not identity.listens:
+            return identity.why  # not hidden from us, but closed
         return None

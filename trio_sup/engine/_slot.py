@@ -114,7 +114,7 @@ class Attempt:
     Attributes:
         timed_out_after: Seconds from launch to the readiness deadline that ended it.
         memory_bytes: What its tree held when it was last measured.
-        proven: The connection that was proven to lead to this attempt's own process.
+        seen_listening: Whether the listener on its port was seen when its owner was looked up.
         report: How it ended, once it has.
         failure: Makes the error for those who wait for it to be ready, once it has ended.
     """
@@ -132,7 +132,7 @@ class Attempt:
     child: Child | None = None
     channel: Channel | None = None
     speaks_grpc: bool = False
-    proven: object = None
+    seen_listening: bool = False
     launched_at: float | None = None
     launched_time: float | None = None
     timed_out_after: float | None = None

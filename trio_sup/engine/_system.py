@@ -246,6 +246,7 @@ class LinuxSystem:
             leader=child.pid,
             uid=os.geteuid(),
             connection=(local, remote) if local and remote else None,
+            proven=child.proven_sockets,
         )
 
     def channel(self, host: str, port: int, token: str | None) -> Channel:
@@ -270,6 +271,7 @@ class LinuxChild:
         self.pid = process.pid
         self.environment = environment
         self.tree = tree
+        self.proven_sockets: set[int] = set()
         self._process = process
         self._system = system
         self._before = before
