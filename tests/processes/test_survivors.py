@@ -19,7 +19,7 @@ async def main():
     spec = trio_sup.BackendSpec(
         name="stubborn",
         command=["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c",
-                 "echo $$ > $0; exec sleep 300", "pid-{port}"],
+                 "echo $$ > $0; cat gate; echo last words; exec sleep 300", "pid-{port}"],
         readiness=trio_sup.Readiness(probe={"strategy": "exec", "command": ["test", "-s", "pid-{port}"]}),
         grace=0.2,
     )
@@ -36,10 +36,17 @@ async def main():
         except trio_sup.StopFailed:
             print("no second process")
         stream = sup.events()
+        with open("gate", "w") as gate:
+            gate.write("still writing\\n")
+        with trio.move_on_after(10):
+            async for line in sup.logs(backend.key, follow=True):
+                print(line, flush=True)
+                if line.text == "last words":
+                    break
         print("kill", backend.pid, flush=True)
         async for event in stream:
             if isinstance(event, events.BackendGone):
-                print("gone", flush=True)
+                print("gone:", event.report.status, flush=True)
                 break
 
 trio.run(main)
@@ -53,6 +60,7 @@ def test_a_process_we_may_not_signal_is_named_watched_and_at_last_gone(tmp_path:
     for folder in tmp_path.parents:
         if not folder.stat().st_mode & 0o001:  # the folders that pytest keeps to itself
             folder.chmod(folder.stat().st_mode | 0o011)
+    os.mkfifo(tmp_path / "gate", 0o644)
     program = subprocess.Popen(
         # Root without the capability to signal other users' processes.
         ["setpriv", "--bounding-set", "-kill", sys.executable, "-c", PROGRAM],
@@ -75,4 +83,5 @@ def test_a_process_we_may_not_signal_is_named_watched_and_at_last_gone(tmp_path:
     assert "not permitted to signal it" in text
     assert "STOP_FAILED None True True" in text
     assert "no second process" in text
-    assert text.endswith("gone\n")
+    assert "still writing\nlast words\n" in text
+    assert text.endswith("gone: killed by SIGKILL\n")

@@ -61,18 +61,14 @@ class Endings:
             await attempt.exited.wait()
         return ending, killed
 
-    async def conclude(
+    async def outlive(
         self, slot: Slot, attempt: Attempt, report_now: Callable[[TreeEnding], ExitReport], ending: TreeEnding
-    ) -> None:
-        """Write the report, and stay until nothing is left or the supervisor ends."""
+    ) -> TreeEnding:
+        """Stay until nothing is left or the supervisor ends; what survivors write meanwhile is still read."""
         child = attempt.child
-        if child is None:
-            attempt.failure = start_error(slot, attempt)
-            self._finish(slot, attempt, ending)
-            return
-        if attempt.channel is not None:
-            with trio.move_on_after(1.0):
-                await attempt.channel.aclose()
+        if not ending.survivors or child is None:
+            return ending
+        await self._close_channel(attempt)
         while ending.survivors:
             attempt.report = report_now(ending)
             if self._tell_survivors(slot, attempt, ending):
@@ -87,10 +83,22 @@ class Endings:
                 partial(events.BackendStopping, cause=Cause.ASKED, then=slot.then, detail="one more try"),
             )
             ending = await child.end_tree(KILL_TIMEOUT)
-        attempt.report = report_now(ending)
+        return ending
+
+    async def conclude(self, slot: Slot, attempt: Attempt, report: ExitReport | None, ending: TreeEnding) -> None:
+        """Tell what came of it; *report* is None if there never was a process."""
+        attempt.report = report
+        await self._close_channel(attempt)
         attempt.failure = start_error(slot, attempt)
-        child.close()
-        self._finish(slot, attempt, ending)
+        if attempt.child is not None:
+            attempt.child.close()
+        attempt.ending.finish(self._stop_report(slot, attempt, ending))
+
+    @staticmethod
+    async def _close_channel(attempt: Attempt) -> None:
+        if attempt.channel is not None:
+            with trio.move_on_after(1.0):
+                await attempt.channel.aclose()
 
     def _tell_survivors(self, slot: Slot, attempt: Attempt, ending: TreeEnding) -> bool:
         """Move to STOP_FAILED and tell all who wait; the result is whether that is all that can be done."""
@@ -103,9 +111,6 @@ class Endings:
         slot.try_again = trio.Event()
         attempt.ending.finish(failed)
         return self.closing
-
-    def _finish(self, slot: Slot, attempt: Attempt, ending: TreeEnding) -> None:
-        attempt.ending.finish(self._stop_report(slot, attempt, ending))
 
     @staticmethod
     def _stop_report(slot: Slot, attempt: Attempt, ending: TreeEnding) -> StopReport:

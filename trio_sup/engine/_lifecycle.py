@@ -148,11 +148,13 @@ class Lifecycle:
             if attempt.cause is not None and (not attempt.cause.asked or attempt.cause in _RELATED):
                 self.needs.end_bound_to(slot)
             ending, killed = await self.endings.end(slot, attempt)
+            report_now = partial(exit_report, attempt, phase, began_at, killed)
+            ending = await self.endings.outlive(slot, attempt, report_now, ending)
             pumps.cancel_scope.cancel(reason="the tree has ended")
         # The pumps have made their last read: what follows sees all that was written.
         if slot.wanted.port_collisions < MOST_COLLISIONS and died_of_taken_port(attempt, phase):
             attempt.cause = Cause.PORT_TAKEN
-        await self.endings.conclude(slot, attempt, partial(exit_report, attempt, phase, began_at, killed), ending)
+        await self.endings.conclude(slot, attempt, report_now(ending) if attempt.child is not None else None, ending)
         if attempt.report is not None:
             self.records.keep(attempt.report)
 
