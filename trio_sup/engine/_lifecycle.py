@@ -101,6 +101,7 @@ class Lifecycle:
                 await self._follow(slot)
                 if slot.next is None:
                     break
+                self._answer_stop(slot)
                 slot.wanted, slot.next = slot.next, None
                 slot.leave = False
                 slot.attempt = Attempt(slot.key, self.next_generation(), slot.wanted, trio.current_time())
@@ -115,10 +116,16 @@ class Lifecycle:
             self.ports.drop_placeholder(slot)
             return  # the supervisor ends before the survivors do: neither slot nor port can be called free
         self.ports.give_back(slot)
-        report = slot.attempt.report
-        self.moves.make(slot, Phase.GONE, partial(events.BackendGone, report=report))
-        if not ending.done.is_set():  # a stop that was asked while it rested
-            ending.finish(StopReport(key=slot.key, generation=slot.attempt.generation, gone=True, report=report))
+        self.moves.make(slot, Phase.GONE, partial(events.BackendGone, report=slot.attempt.report))
+        self._answer_stop(slot)
+
+    @staticmethod
+    def _answer_stop(slot: Slot) -> None:
+        """Answer a stop that was asked while it rested; a start of the same instant may have come after it."""
+        attempt = slot.attempt
+        if not attempt.ending.done.is_set():
+            report = StopReport(key=slot.key, generation=attempt.generation, gone=True, report=attempt.report)
+            attempt.ending.finish(report)
 
     # ---- one attempt
 
