@@ -104,6 +104,7 @@ class Lifecycle:
                 self._answer_stop(slot)
                 slot.wanted, slot.next = slot.next, None
                 slot.leave = False
+                slot.waits_for = None  # each attempt tells anew what it waits for
                 slot.attempt = Attempt(slot.key, self.next_generation(), slot.wanted, trio.current_time())
         self._forget(slot)
 
