@@ -102,6 +102,8 @@ class Attempt:
     """One run of a slot.
 
     Attributes:
+        rotation_seconds: How long it had been in rotation before it last left it.
+        in_rotation_since: Since when it is; None while it is not.
         timed_out_after: Seconds from launch to the readiness deadline that ended it.
         memory_bytes: What its tree held when it was last measured.
         proven: The connection that was proven to lead to this attempt's own process.
@@ -127,6 +129,8 @@ class Attempt:
     timed_out_after: float | None = None
     ready_at: float | None = None
     start_seconds: float | None = None
+    rotation_seconds: float = 0.0
+    in_rotation_since: float | None = None
     exited: trio.Event = attrs.field(factory=trio.Event)
     exited_at: float | None = None
     status: ExitStatus | None = None
@@ -153,6 +157,16 @@ class Attempt:
         if self.cause is None:
             self.cause = cause
         self.life_scope.cancel(reason=cause.value)
+
+    def enter_rotation(self, now: float) -> None:
+        """It is ready from the instant *now* on."""
+        self.in_rotation_since = now
+
+    def leave_rotation(self, now: float) -> None:
+        """It is not, or no longer, ready from the instant *now* on."""
+        if self.in_rotation_since is not None:
+            self.rotation_seconds += now - self.in_rotation_since
+            self.in_rotation_since = None
 
 
 @attrs.define(eq=False)
