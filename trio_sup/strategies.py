@@ -120,7 +120,8 @@ class AttemptEnd:
 
     Attributes:
         ended_at: The instant when its end was complete, from `trio.current_time()`.
-        ready_for: Seconds it had been ready; None if it never was: then its start failed.
+        ready_for: Seconds it had been ready, those out of rotation and those of its end left out; None if it never
+            was: then its start failed.
         success: It ended by itself, with a code or signal that its specification counts as success.
         report: How it ended; None if there was no process.
     """

@@ -50,9 +50,10 @@ class Leasing:
             raise self.lifecycle.given_up(slot)()
         if slot.next is not None:
             return slot.next
-        if slot.is_ending() or slot.leave:
-            return self.wishes.want(self.table.defined[slot.key], slot.key)
         # A lease does not cut a backoff short: only an explicit start does.
+        rests = slot.phase is Phase.BACKOFF
+        if slot.leave or (slot.is_ending() and not rests):
+            return self.wishes.want(self.table.defined[slot.key], slot.key)
         return slot.wanted
 
     @trio.lowlevel.enable_ki_protection

@@ -101,6 +101,7 @@ class Lifecycle:
                 self._finish_stop(slot)
                 slot.wanted, slot.next = slot.next, None
                 slot.leave = False
+                slot.waits_for = None  # each attempt tells anew what it waits for
                 slot.attempt = Attempt(slot.key, self.next_generation(), slot.wanted, trio.current_time())
         self._forget(slot)
 
@@ -145,6 +146,7 @@ class Lifecycle:
             if slot.phase not in _OF_AN_ATTEMPT:
                 self.moves.wait_for(slot, "its start")  # it failed before it had to wait for anything
             phase, began_at = slot.phase, trio.current_time()
+            attempt.leave_rotation(began_at)
             if attempt.cause is not None and (not attempt.cause.asked or attempt.cause in _RELATED):
                 self.needs.end_bound_to(slot)
             ending, killed = await self.endings.end(slot, attempt)
@@ -192,6 +194,7 @@ class Lifecycle:
         assert attempt.start_seconds is not None
         assert address is not None
         slot.why = None
+        attempt.enter_rotation(trio.current_time())
         self.moves.make(
             slot,
             Phase.READY,
@@ -223,6 +226,7 @@ class Lifecycle:
 
     def _out_of_rotation(self, slot: Slot, why: str) -> None:
         slot.why = why
+        slot.attempt.leave_rotation(trio.current_time())
         slot.wanted = slot.wanted.once_more()  # whoever asks from now on waits until it is back
         self.moves.make(slot, Phase.UNREADY, partial(events.BackendUnready, why=why))
 

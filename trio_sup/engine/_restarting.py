@@ -33,11 +33,10 @@ class Restarting:
     def decide(self, slot: Slot, attempt: Attempt) -> Decision:
         """Note the unasked end of *attempt*, and decide what follows it."""
         now = trio.current_time()
-        ended_at = attempt.exited_at or now
         slot.ends.append(
             AttemptEnd(
                 ended_at=now,
-                ready_for=max(0.0, ended_at - attempt.ready_at) if attempt.ready_at is not None else None,
+                ready_for=attempt.rotation_seconds if attempt.ready_at is not None else None,
                 success=ended_well(attempt),
                 report=attempt.report,
             )

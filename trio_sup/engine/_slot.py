@@ -112,6 +112,8 @@ class Attempt:
     """One run of a slot.
 
     Attributes:
+        rotation_seconds: How long it had been in rotation before it last left it.
+        in_rotation_since: Since when it is; None while it is not.
         timed_out_after: Seconds from launch to the readiness deadline that ended it.
         memory_bytes: What its tree held when it was last measured.
         seen_listening: Whether the listener on its port was seen when its owner was looked up.
@@ -138,6 +140,8 @@ class Attempt:
     timed_out_after: float | None = None
     ready_at: float | None = None
     start_seconds: float | None = None
+    rotation_seconds: float = 0.0
+    in_rotation_since: float | None = None
     exited: trio.Event = attrs.field(factory=trio.Event)
     exited_at: float | None = None
     status: ExitStatus | None = None
@@ -167,6 +171,16 @@ class Attempt:
         if self.cause is None:
             self.cause, self.asked_by = cause, asked_by
         self.life_scope.cancel(reason=cause.value)
+
+    def enter_rotation(self, now: float) -> None:
+        """It is ready from the instant *now* on."""
+        self.in_rotation_since = now
+
+    def leave_rotation(self, now: float) -> None:
+        """It is not, or no longer, ready from the instant *now* on."""
+        if self.in_rotation_since is not None:
+            self.rotation_seconds += now - self.in_rotation_since
+            self.in_rotation_since = None
 
 
 @attrs.define(eq=False)

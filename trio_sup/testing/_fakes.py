@@ -45,7 +45,8 @@ class FakeBackend:
         free_takes: How long Free takes.
         warm_up_takes: How long every other call takes, such as LoadModel.
         warm_up_error: What such a call then raises; None if it succeeds.
-        survives_kill: It does not end at SIGKILL, until `FakeChild.release` is called.
+        left_children: So many processes of its tree outlive the leader, until SIGKILL.
+        survives_kill: Its tree does not end at SIGKILL, until `FakeChild.release` is called.
         launch_error: Raised instead of a launch.
         stderr: What it writes at once.
         out_of_memory: What speaks for it that the kernel killed it for want of memory.
@@ -68,6 +69,7 @@ class FakeBackend:
     free_takes: float = 0.0
     warm_up_takes: float = 0.0
     warm_up_error: Exception | None = None
+    left_children: int = 0
     survives_kill: bool = False
     launch_error: OSError | None = None
     stderr: bytes = b""
@@ -123,15 +125,17 @@ class FakeChild:
         self._status = ExitStatus(code=self.behaviour.exit_code)
 
     def exit(self, status: ExitStatus | None = None) -> None:
-        """End it now, by itself."""
+        """End it now, by itself; what it leaves of its tree lives on."""
         self._end_at(trio.current_time(), status or ExitStatus(code=self.behaviour.exit_code))
+        if not self.behaviour.left_children:
+            self._released.set()
 
     def write(self, data: bytes, stream: Stream = "stderr") -> None:
         """Have it write *data* now; it must have been launched and read from for a moment."""
         self._takes[stream](data)
 
     def release(self) -> None:
-        """Let a process that survives SIGKILL end at last."""
+        """Let a tree that survives SIGKILL end at last."""
         self._end_at(trio.current_time(), ExitStatus(signal=signal.SIGKILL))
         self._released.set()
 
@@ -189,15 +193,20 @@ class FakeChild:
         )
 
     async def end_tree(self, timeout: float) -> TreeEnding:
-        if not self.has_ended():
+        left = self.behaviour.left_children if self.has_ended() and not self._released.is_set() else 0
+        if left or not self.has_ended():
             self.signals.append((trio.current_time(), signal.SIGKILL))
             if self.behaviour.survives_kill and not self._released.is_set():
                 await trio.sleep(timeout)
-                if not self.has_ended():
-                    return TreeEnding((Survivor(self.pid, "fake"),))
+                if not self._is_gone():
+                    return TreeEnding((Survivor(self.pid, "fake"),), left)
             self._end_at(trio.current_time(), ExitStatus(signal=signal.SIGKILL))
+            self._released.set()
         await trio.lowlevel.checkpoint()
-        return TreeEnding()
+        return TreeEnding(left_children=left)
+
+    def _is_gone(self) -> bool:
+        return self.has_ended() and (self._released.is_set() or not self.behaviour.left_children)
 
     async def survivors_ended(self) -> None:
         await self._released.wait()
@@ -275,6 +284,7 @@ class FakeSystem:
 
     Args:
         behaviours: How the processes behave, one per launch in that order; the last one goes on for all that follow.
+            Or a function that says it for each launch.
 
     Attributes:
         children: Every process launched, in order.
@@ -282,8 +292,11 @@ class FakeSystem:
         held: Ports held right now; empty when nothing leaked.
     """
 
-    def __init__(self, behaviours: FakeBackend | Iterable[FakeBackend] = FakeBackend()) -> None:  # frozen
-        self._behaviours = _last_repeated(behaviours)
+    def __init__(
+        self,
+        behaviours: FakeBackend | Iterable[FakeBackend] | Callable[[Launch], FakeBackend] = FakeBackend(),  # frozen
+    ) -> None:
+        self._behave = behaviours if callable(behaviours) else _one_after_the_other(behaviours)
         self.children: list[FakeChild] = []
         self.taken: set[int] = set()
         self.held: set[int] = set()
@@ -303,7 +316,7 @@ class FakeSystem:
         return FakePort(port, self.held)
 
     def launch(self, launch: Launch, attempt: int) -> FakeChild:
-        behaviour = next(self._behaviours)
+        behaviour = self._behave(launch)
         if behaviour.launch_error is not None:
             raise behaviour.launch_error
         child = FakeChild(1000 + len(self.children), launch.port, behaviour, dict(launch.environment))
@@ -326,6 +339,11 @@ class FakeSystem:
 
     def _child_on(self, port: int) -> FakeChild:
         return next(child for child in reversed(self.children) if child.port == port)
+
+
+def _one_after_the_other(behaviours: FakeBackend | Iterable[FakeBackend]) -> Callable[[Launch], FakeBackend]:
+    endless = _last_repeated(behaviours)
+    return lambda launch: next(endless)
 
 
 def _last_repeated(behaviours: FakeBackend | Iterable[FakeBackend]) -> Iterator[FakeBackend]:
