@@ -96,13 +96,15 @@ async def test_nothing_is_said_where_nothing_was_left(state: Path) -> None:
 async def test_a_fork_of_the_host_that_keeps_the_record_open_does_not_make_it_live(state: Path) -> None:
     async with talker(unguarded(state, SHAPES["a single process"], "--fork")) as talk:
         fork, leader = await talk.process_said("fork"), await talk.process_said("leader")
-        await killed(talk)
-        async with opened(state) as event:
-            assert event is not None
-            assert leader.pid in {leftover.pid for leftover in event.ended}
-        assert not is_alive(leader)
-        assert is_alive(fork)  # it was the host's, and never a backend's
-        end(fork)
+        try:
+            await killed(talk)
+            async with opened(state) as event:
+                assert event is not None
+                assert leader.pid in {leftover.pid for leftover in event.ended}
+            assert not is_alive(leader)
+            assert is_alive(fork)  # it was the host's, and never a backend's
+        finally:
+            end(fork)
 
 
 async def test_the_leftovers_of_several_supervisors_are_ended_together(state: Path) -> None:

@@ -61,6 +61,18 @@ async def test_a_new_supervisor_tells_of_the_ends_of_an_earlier_one(tmp_path: Pa
     assert read_all(exits_in(tmp_path)).reports == {KEY: both}
 
 
+async def test_a_program_may_change_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with trio.fail_after(20):
+        async with trio_sup.open_supervisor(state_dir="state", system=FakeSystem(), install_lock="memory") as sup:
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            await sup.start(SPEC)
+            await sup.stop(KEY)
+    assert read_all(exits_in(tmp_path / "state")).reports == {KEY: sup.exit_reports(KEY)}
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
 async def test_an_end_without_a_process_does_not_take_the_report_of_an_earlier_run_for_its_own(tmp_path: Path) -> None:
     with trio.fail_after(20):
         await ended(tmp_path)
