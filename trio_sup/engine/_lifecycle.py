@@ -238,7 +238,8 @@ class Lifecycle:
         attempt = slot.attempt
         if slot.next is not None:
             self._tell_exit(slot)
-            self._fail(slot)
+            if slot.next is not slot.wanted:
+                self._fail(slot)
             return
         if attempt.cause is Cause.PORT_TAKEN and not (slot.leave or self.closing):
             self._try_another_way(slot)
