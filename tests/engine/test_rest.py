@@ -30,7 +30,7 @@ async def test_a_stop_and_a_start_in_the_same_instant_are_both_answered(
     autojump_clock: MockClock, behaviour: FakeBackend, phase: Phase
 ) -> None:
     system = FakeSystem([behaviour] * ENOUGH + [FakeBackend()])
-    answers = set()
+    answers: set[Phase | None] = set()
     async with trio_sup.open_supervisor(system=system, install_lock="memory") as sup:
 
         async def start(replica: int) -> None:
