@@ -196,9 +196,10 @@ class Supervisor:
     ) -> Backend:
         """Start *spec* in the slot ``model#replica`` and wait until it is ready.
 
-        Callers that start the same key share one attempt. A slot that is ready already is returned as it is, unless
-        its directory was replaced on disk; a dead one is replaced. One that waits for its restart is started at once,
-        and one that was given up is tried anew; both count their failures from the beginning.
+        Callers that start the same key share one attempt. A slot that is ready already is returned as it is; a dead one
+        is replaced. One whose directory was replaced on disk since its launch is ended and started anew, for those who
+        still wait for it as well. One that waits for its restart is started at once, and one that was given up is tried
+        anew; both count their failures from the beginning.
 
         If an attempt fails and the restart policy tries again, the caller goes on waiting, until it is ready or given
         up.

@@ -93,9 +93,11 @@ class Wishes:
             if not replace:
                 raise SpecConflict(key, differing)
             check(spec)  # a command that cannot run must not end one that does
-            return self._end_then_start(slot, spec, Cause.REPLACED)
-        if slot.phase is Phase.READY and self._is_stale(slot):
-            return self._end_then_start(slot, spec, Cause.STALE_DIRECTORY)
+            return self._end_then_start(slot, self._make_wanted(spec), Cause.REPLACED)
+        if self._is_stale(slot):
+            # Those who still wait for it get the one from the new directory as well.
+            next_one = self._make_wanted(spec) if slot.wanted.done.is_set() else slot.wanted
+            return self._end_then_start(slot, next_one, Cause.STALE_DIRECTORY)
         return slot.wanted
 
     def _rouse(self, slot: Slot, spec: BackendSpec, replace: bool) -> Wanted:
@@ -130,11 +132,12 @@ class Wishes:
             slot.end_again()
         return slot.next
 
-    def _end_then_start(self, slot: Slot, spec: BackendSpec, cause: Cause) -> Wanted:
-        slot.next = self._make_wanted(spec)
+    @staticmethod
+    def _end_then_start(slot: Slot, wanted: Wanted, cause: Cause) -> Wanted:
+        slot.next = wanted
         slot.forget_failures()
         slot.attempt.end(cause)
-        return slot.next
+        return wanted
 
     def _make_wanted(self, spec: BackendSpec) -> Wanted:
         return Wanted(spec, self._make_strategies(spec))
@@ -164,9 +167,11 @@ class Wishes:
 
     @staticmethod
     def _is_stale(slot: Slot) -> bool:
+        """Whether its process was launched from a directory that has been replaced on disk since."""
         command = slot.attempt.command
         return (
-            command is not None
+            slot.attempt.child is not None
+            and command is not None
             and command.directory_identity is not None
             and identity_of(command.directory) != command.directory_identity
         )
