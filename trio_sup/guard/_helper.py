@@ -2,7 +2,8 @@
 
 Run as ``python -I -S _helper.py <supervisor id> <pidfd of the supervisor, or -1> <socket>``, standard library only.
 On the socket it writes one byte when it is ready, and reads lines: ``+<pid> <started>`` and ``-<pid>`` as leaders of
-trees come and go, and ``bye``. It watches two things, because each can fail: a forked child of the host may keep the
+trees come and go, ``=<pid> <pid of a member> <started>`` for a member that nothing may tell any more as soon as its
+parent has ended, and ``bye``. It watches two things, because each can fail: a forked child of the host may keep the
 other end of the socket open, and the pidfd may be unobtainable.
 
 Its environment is the host's, so that it carries the marker of an outer supervisor but none of its own.
@@ -38,6 +39,7 @@ class Roster:
 
     def __init__(self) -> None:
         self.leaders: dict[int, int] = {}
+        self.members: dict[int, set[tuple[int, int]]] = {}
         self.bye = False
         self._rest = b""
 
@@ -51,6 +53,11 @@ class Roster:
                 self.leaders[int(pid)] = int(started)
             elif line.startswith(b"-"):
                 self.leaders.pop(int(line[1:]), None)
+                self.members.pop(int(line[1:]), None)
+            elif line.startswith(b"="):
+                leader, *member = map(int, line[1:].split())
+                if leader in self.leaders:
+                    self.members.setdefault(leader, set()).add((member[0], member[1]))
 
 
 def read_all(line: int, roster: Roster) -> bool:
@@ -82,18 +89,20 @@ def watch(supervisor: int, line: int, roster: Roster) -> None:
 
 
 def find(
-    supervisor_id: str, leaders: Mapping[int, int], processes: Mapping[int, _proc.Process]
+    supervisor_id: str, roster: Roster, processes: Mapping[int, _proc.Process]
 ) -> tuple[list[_proc.Process], bool]:
     """What belongs to the supervisor's trees, and whether somebody's marker cannot be seen just now."""
     # A leader stays unreaped until it is unregistered, so its number meant its tree when the supervisor ended, and
     # cannot come to mean another one while members of its session live. If it names a newer process by now, nothing
     # was left of the tree.
+    leaders = roster.leaders
     ours = {pid for pid, started in leaders.items() if pid not in processes or processes[pid].started == started}
+    known = {member for members in roster.members.values() for member in members}
     prefix = f"{supervisor_id}/"
     found, doubtful = [], False
     for process in processes.values():
         numbers = ours.intersection((process.pid, process.session, process.pgrp))
-        if any(process.started >= leaders[number] for number in numbers):
+        if (process.pid, process.started) in known or any(process.started >= leaders[number] for number in numbers):
             found.append(process)
         # A leader begins a session in our own pid namespace, so nothing of a tree ever shows session 0; kernel
         # threads do.
@@ -105,14 +114,14 @@ def find(
     return _proc.with_descendants(found, processes.values()), doubtful
 
 
-def sweep(supervisor_id: str, leaders: Mapping[int, int]) -> None:
+def sweep(supervisor_id: str, roster: Roster) -> None:
     """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
     dealt_with: set[tuple[int, int]] = set()
     clean = wasted = 0
     while clean < CLEAN_PASSES:
         try:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
-            found, doubtful = find(supervisor_id, leaders, processes)
+            found, doubtful = find(supervisor_id, roster, processes)
             new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
             for process in new:
                 # Once it has the signal it can fork no more, however long it takes to die; what refuses, refuses.
@@ -138,7 +147,7 @@ def main(arguments: list[str]) -> None:
     roster = Roster()
     watch(supervisor, line, roster)
     if not roster.bye:
-        sweep(supervisor_id, roster.leaders)
+        sweep(supervisor_id, roster)
 
 
 if __name__ == "__main__":
