@@ -44,7 +44,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"skipped: {program}")
 
 
-CHILDREN = Path(__file__).parent / "children"
+ROOT = Path(__file__).parent.parent
+CHILDREN = ROOT / "tests" / "children"
 
 
 def descriptors() -> set[str]:

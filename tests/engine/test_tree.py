@@ -7,7 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
@@ -216,6 +216,25 @@ async def test_who_was_recorded_cannot_escape_any_more() -> None:
         assert unrecorded.members(ProcessTable()) == []
         assert await end_tree(tree, SharedScan(), timeout=5) == ()
         await talk.all_gone()
+
+
+async def test_who_left_session_and_group_is_told_before_anybody_is_ended() -> None:
+    told: list[tuple[bool, set[tuple[int, int]]]] = []
+
+    def note(members: Iterable[tuple[int, int]]) -> None:
+        assert leader is not None
+        told.append((is_alive(leader), set(members)))
+
+    async with planted(SHAPES["own group"]) as (talk, planted_tree):
+        await talk.said("ready")
+        leader = read_process(planted_tree.pid)
+        assert leader is not None
+        tree = Tree(planted_tree.pid, planted_tree.entry, note)
+        everybody = tree.members(ProcessTable())
+        assert await end_tree(tree, SharedScan(), timeout=5) == ()
+    left = {(each.pid, each.started) for each in everybody if leader.pid not in (each.pgrp, each.session)}
+    assert len(left) == 1  # the other one has still the session
+    assert told[0] == (True, left)
 
 
 async def test_a_member_that_lost_its_main_thread_is_ended() -> None:

@@ -120,6 +120,20 @@ async def test_the_replacement_knows_the_trees_from_before() -> None:
         await talk.all_gone()
 
 
+async def test_the_replacement_knows_the_members_from_before() -> None:
+    with sleeper() as tree, sleeper() as member, sleeper() as dropped:
+        async with guarding() as watched:
+            watched.guard.note_members(tree.pid, [(dropped.pid, dropped.started)])  # of a tree that is unknown yet
+            watched.guard.register(tree.pid, tree.started)
+            watched.guard.note_members(tree.pid, [(member.pid, member.started)])
+            helper = guard_process(watched.guard)
+            os.kill(helper.pid, signal.SIGKILL)
+            await watched.lost.receive()
+        assert not is_alive(tree)
+        assert not is_alive(member)
+        assert is_alive(dropped)
+
+
 async def test_a_guard_that_is_our_parent_is_only_watched() -> None:
     with sleeper() as parent, sleeper() as tree:
         async with guarding(parent.pid) as watched:

@@ -196,6 +196,31 @@ def test_a_number_that_means_another_process_by_now_is_left_alone() -> None:
         assert is_alive(process)
 
 
+def test_a_member_that_was_told_of_ends_with_its_tree() -> None:
+    helper = Helper()
+    tree, member = sleeper(), sleeper()
+    helper.line.sendall(b"+%d %d\n" % (tree.pid, start_of(tree)))
+    helper.line.sendall(b"=%d %d %d\n" % (tree.pid, member.pid, start_of(member)))
+    assert helper.end() == 0
+    assert tree.wait(timeout=10) == member.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_member_is_left_alone_if_its_tree_is_gone_or_its_number_means_another_process() -> None:
+    helper = Helper()
+    tree = sleeper()
+    with stranger(new_id()) as one, stranger(new_id()) as other:
+        helper.line.sendall(b"+%d %d\n" % (tree.pid, start_of(tree)))
+        helper.line.sendall(b"=%d %d %d\n" % (tree.pid, one.pid, one.started))
+        helper.line.sendall(b"-%d\n" % tree.pid)
+        helper.line.sendall(b"=%d %d %d\n" % (tree.pid, one.pid, one.started))
+        helper.line.sendall(b"+%d %d\n" % (tree.pid, start_of(tree)))
+        helper.line.sendall(b"=%d %d %d\n" % (tree.pid, other.pid, other.started - 1))
+        assert helper.end() == 0
+        assert is_alive(one)
+        assert is_alive(other)
+    assert tree.wait(timeout=10) == -signal.SIGKILL
+
+
 def test_an_unregistered_tree_is_left_alone() -> None:
     helper = Helper()
     with stranger(new_id()) as process:

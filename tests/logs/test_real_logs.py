@@ -71,7 +71,7 @@ async def test_a_process_that_has_escaped_with_the_output_keeps_nobody_waiting()
     try:
         with trio.fail_after(20):
             async with trio_sup.open_supervisor() as sup:
-                backend = await sup.start(spec_of("escapes"))
+                backend = await sup.start(spec_of("leaves_its_output_open"))
                 line = await line_with(sup.logs(backend.key, follow=True), "escaped")
                 escaped = int(line.text.split()[1])
                 with trio.fail_after(5):

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import attrs
@@ -47,6 +47,7 @@ class Guard:
         self._supervisor_id = supervisor_id
         self._on_lost = on_lost
         self._trees: dict[int, int] = {}
+        self._members: dict[int, set[tuple[int, int]]] = {}
         self._helper: _Helper | None = None
         self._parent_pid = parent_pid
 
@@ -61,8 +62,20 @@ class Guard:
         if self._helper:
             self._helper.send(_registration(pid, started))
 
+    def note_members(self, pid: int, members: Iterable[tuple[int, int]]) -> None:
+        """Tell of processes, by pid and start time, that belong to the tree of leader *pid* whatever becomes of their
+        parents. Never waits, never raises."""
+        if pid not in self._trees:
+            return
+        noted = self._members.setdefault(pid, set())
+        new = set(members) - noted
+        noted |= new
+        if self._helper and new:
+            self._helper.send(b"".join(_membership(pid, *member) for member in new))
+
     def unregister(self, pid: int) -> None:
         """Tell that a tree is gone; to be done *before* its leader is reaped. Never waits, never raises."""
+        self._members.pop(pid, None)
         if self._trees.pop(pid, None) is not None and self._helper:
             self._helper.send(b"-%d\n" % pid)
 
@@ -98,6 +111,9 @@ class Guard:
         self._helper = helper
         for pid, started in self._trees.items():
             helper.send(_registration(pid, started))
+        for pid, members in self._members.items():
+            for member in members:
+                helper.send(_membership(pid, *member))
 
     async def _ended(self) -> int:
         """Wait for the end of the guard; tells its pid. There is none afterwards."""
@@ -140,6 +156,10 @@ class Guard:
 
 def _registration(pid: int, started: int) -> bytes:
     return b"+%d %d\n" % (pid, started)
+
+
+def _membership(leader: int, pid: int, started: int) -> bytes:
+    return b"=%d %d %d\n" % (leader, pid, started)
 
 
 class _Helper:

@@ -16,6 +16,7 @@ import subprocess
 import termios
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
@@ -211,7 +212,8 @@ class LinuxSystem:
                 cwd=launch.cwd,
                 start_new_session=True,
             )
-        tree = _tree.Tree(process.pid, _tree.marker_entry(self.id, attempt))
+        note_members = partial(self._guard.note_members, process.pid)
+        tree = _tree.Tree(process.pid, _tree.marker_entry(self.id, attempt), note_members)
         # Before anything that can fail: from here on the guard would end it.
         self._guard.register(tree.pid, tree.started)
         self.trees.add(tree.pid, tree.started)

@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 import trio
@@ -152,15 +152,23 @@ class Tree:
     Args:
         pid: The leader, begun with a session of its own.
         entry: The attempt's entry in the marker (see `marker_entry`).
+        on_recorded: Told, before anybody of it is ended, which members have left session and group, each by pid and
+            start time: all that may be known of them once their parents have ended.
 
     Attributes:
         started: When the leader was started, in clock ticks; 0 if that could not be read, which only makes the
             search wider.
     """
 
-    def __init__(self, pid: int, entry: str) -> None:
+    def __init__(
+        self,
+        pid: int,
+        entry: str,
+        on_recorded: Callable[[Iterable[tuple[int, int]]], None] = lambda members: None,
+    ) -> None:
         self.pid = pid
         self.entry = entry
+        self._on_recorded = on_recorded
         try:
             leader = read_process(pid)
         except OSError:
@@ -176,6 +184,8 @@ class Tree:
         """
         members = self.members(table)
         self._recorded = frozenset((process.pid, process.started) for process in members)
+        if left := [(each.pid, each.started) for each in members if self.pid not in (each.session, each.pgrp)]:
+            self._on_recorded(left)
         return members
 
     def members(self, table: ProcessTable) -> list[Process]:

@@ -2,7 +2,8 @@
 
 Run as ``python -I -S _helper.py <supervisor id> <pidfd of the supervisor, or -1> <socket>``, standard library only.
 On the socket it writes one byte when it is ready, and reads lines: ``+<pid> <started>`` and ``-<pid>`` as leaders of
-trees come and go, and ``bye``. It watches two things, because each can fail: a forked child of the host may keep the
+trees come and go, ``=<pid> <pid of a member> <started>`` for a member that nothing may tell any more as soon as its
+parent has ended, and ``bye``. It watches two things, because each can fail: a forked child of the host may keep the
 other end of the socket open, and the pidfd may be unobtainable.
 
 Its environment is the host's, so that it carries the marker of an outer supervisor but none of its own.
@@ -16,7 +17,6 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,8 +33,13 @@ class Roster:
 
     def __init__(self) -> None:
         self.leaders: dict[int, int] = {}
+        self.members: dict[int, set[tuple[int, int]]] = {}
         self.bye = False
         self._rest = b""
+
+    def known(self) -> set[tuple[int, int]]:
+        """The members that were told one by one: pid and start time of each."""
+        return {member for members in self.members.values() for member in members}
 
     def feed(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -46,6 +51,11 @@ class Roster:
                 self.leaders[int(pid)] = int(started)
             elif line.startswith(b"-"):
                 self.leaders.pop(int(line[1:]), None)
+                self.members.pop(int(line[1:]), None)
+            elif line.startswith(b"="):
+                leader, *member = map(int, line[1:].split())
+                if leader in self.leaders:
+                    self.members.setdefault(leader, set()).add((member[0], member[1]))
 
 
 def read_all(line: int, roster: Roster) -> bool:
@@ -76,14 +86,14 @@ def watch(supervisor: int, line: int, roster: Roster) -> None:
         ended = not read_all(line, roster) or supervisor in ready
 
 
-def sweep(supervisor_id: str, leaders: Mapping[int, int]) -> None:
+def sweep(supervisor_id: str, roster: Roster) -> None:
     """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
     dealt_with: set[tuple[int, int]] = set()
     clean = wasted = 0
     while clean < _search.CLEAN_PASSES:
         try:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
-            found, doubtful = _search.find(supervisor_id, leaders, processes)
+            found, doubtful = _search.find(supervisor_id, roster.leaders, processes, roster.known())
             new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
             for process in new:
                 # Once it has the signal it can fork no more, however long it takes to die; what refuses, refuses.
@@ -109,7 +119,7 @@ def main(arguments: list[str]) -> None:
     roster = Roster()
     watch(supervisor, line, roster)
     if not roster.bye:
-        sweep(supervisor_id, roster.leaders)
+        sweep(supervisor_id, roster)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Standard library only, and importable without trio_sup: the helper guard loads i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # noqa: SIM114  # what follows is not for the type checker
@@ -23,13 +23,17 @@ MAX_WASTED_PASSES = 200
 
 
 def find(
-    supervisor_id: str, leaders: Mapping[int, int], processes: Mapping[int, _proc.Process]
+    supervisor_id: str,
+    leaders: Mapping[int, int],
+    processes: Mapping[int, _proc.Process],
+    members: Collection[tuple[int, int]] = (),
 ) -> tuple[list[_proc.Process], bool]:
     """What belongs to the supervisor's trees, and whether somebody's marker cannot be seen just now.
 
     Args:
         leaders: Start time of each tree's first process, by pid. It must be known that these numbers meant the trees
             until a moment ago.
+        members: Processes that are known to belong to the trees, each by pid and start time.
     """
     # A leader stays unreaped until it is unregistered, so its number meant its tree when the supervisor ended, and
     # cannot come to mean another one while members of its session live. If it names a newer process by now, nothing
@@ -39,7 +43,7 @@ def find(
     found, doubtful = [], False
     for process in processes.values():
         numbers = ours.intersection((process.pid, process.session, process.pgrp))
-        if any(process.started >= leaders[number] for number in numbers):
+        if (process.pid, process.started) in members or any(process.started >= leaders[each] for each in numbers):
             found.append(process)
         # A leader begins a session in our own pid namespace, so nothing of a tree ever shows session 0; kernel
         # threads do.
