@@ -6,6 +6,8 @@ import attrs
 import trio
 
 from .._phases import Phase
+from .._values import BackendSpec, ProcessKey
+from ..errors import SpecConflict
 from ._lifecycle import Lifecycle
 from ._slot import Slot, Wanted
 from ._slots import SlotTable
@@ -33,32 +35,55 @@ class Leasing:
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             slot = self._best(identifier)
-            if slot is not None and slot.is_ready() and not slot.leave:
+            if slot is not None and slot.serves():
                 slot.lease()
                 return slot
+            if slot is not None and self._is_undecided(slot):
+                await self.table.changes.next(str(slot.key))
+                continue
             leased = await self._leased(self._wanted(identifier, slot))
             if leased is not None:
                 return leased
 
+    @staticmethod
+    def _is_undecided(slot: Slot) -> bool:
+        """Whether its attempt ends, and what follows has yet to come: a lease does not cut a backoff short."""
+        return (
+            slot.next is None
+            and slot.is_leaving()
+            and not slot.is_resting()
+            and not (slot.goes_for_good() or slot.phase is Phase.STOP_FAILED)
+        )
+
+    def refuse_conflict(self, key: ProcessKey, spec: BackendSpec) -> None:
+        """A lease on *key* would be one on what runs there: see that this is what *spec* asks for.
+
+        Raises:
+            SpecConflict: It is another specification.
+        """
+        slot = self.table.get(key)
+        if slot is None or (slot.next is None and (slot.is_leaving() or slot.phase is Phase.GIVEN_UP)):
+            return
+        differing = spec.differs_from(slot.next.spec if slot.next is not None else slot.spec)
+        if differing:
+            raise SpecConflict(key, differing)
+
     def _wanted(self, identifier: str, slot: Slot | None) -> Wanted:
-        if slot is None:
-            keys = self.table.definitions_of(identifier)
-            if not keys:
-                raise self.table.unknown(identifier)
-            return self.wishes.want(self.table.defined[keys[0]], keys[0])
-        if slot.phase is Phase.GIVEN_UP and slot.next is None:
-            raise self.lifecycle.given_up(slot)()
+        if slot is None or (slot.phase is Phase.GIVEN_UP and slot.next is None):
+            keys = [key for key in self.table.definitions_of(identifier) if self.table.get(key) is None]
+            if keys:
+                return self.wishes.want(self.table.defined[keys[0]], keys[0])
+            raise self.lifecycle.given_up(slot)() if slot is not None else self.table.unknown(identifier)
         if slot.next is not None:
             return slot.next
         # A lease does not cut a backoff short: only an explicit start does.
-        rests = slot.phase is Phase.BACKOFF
-        if slot.leave or (slot.is_ending() and not rests):
+        if slot.leave or (slot.is_leaving() and not slot.is_resting()):
             return self.wishes.want(self.table.defined[slot.key], slot.key)
         return slot.wanted
 
     @trio.lowlevel.enable_ki_protection
     async def _leased(self, wanted: Wanted) -> Slot | None:
-        """Wait for *wanted*, and tell which slot is leased with it; None if it was over before."""
+        """Wait for *wanted*, and tell which slot is leased with it; None if it is to be asked for once more."""
         if wanted.done.is_set():
             await trio.lowlevel.checkpoint()
             wanted.result()
@@ -68,14 +93,21 @@ class Leasing:
         try:
             await wanted.done.wait()
         except BaseException:
-            wanted.leasing -= 1  # once it is done, the wait for it is not cancelled any more
+            if wanted.slot is not None:
+                self.end(wanted.slot)  # it was cancelled first, and then became ready in the same step
+            else:
+                wanted.leasing -= 1
             raise
         finally:
             wanted.waiters -= 1
             if wanted.waiters == 0 and not wanted.done.is_set():
                 self.wishes.abandon(wanted)
         wanted.result()
-        return wanted.slot
+        slot = wanted.slot
+        if slot is not None and not slot.serves():
+            self.end(slot)  # it has begun to end again in the same step
+            return None
+        return slot
 
     @trio.lowlevel.enable_ki_protection
     def end(self, slot: Slot) -> None:
@@ -88,8 +120,8 @@ class Leasing:
         return min(self.table.meant_by(identifier), key=_rank, default=None)
 
 
-def _rank(slot: Slot) -> tuple[int, bool, int]:
-    return _RANK[slot.phase], slot.is_ending() or slot.leave, slot.leases
+def _rank(slot: Slot) -> tuple[int, int]:
+    return _RANK[Phase.STOPPING if slot.is_live() and slot.is_leaving() else slot.phase], slot.leases
 
 
 _RANK = {

@@ -16,7 +16,7 @@ import trio
 from .. import events
 from .._phases import Cause, Phase
 from .._reports import StopReport
-from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, NoRoom, StartFailed, TrioSupError, WarmUpFailed
+from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, NoRoom, StartFailed, TrioSupError
 from ..strategies import GiveUp, RestartAfter
 from ._admission import Admission
 from ._ending import Endings
@@ -26,7 +26,7 @@ from ._health import HealthWatch
 from ._launching import Launching
 from ._moves import Moves
 from ._needs import Needs
-from ._outcome import died_of_taken_port, exit_report
+from ._outcome import died_of_taken_port, exit_report, why_ended
 from ._port_lease import PortLeases
 from ._progress_watch import extended_by_progress
 from ._readiness import ReadinessGate
@@ -102,7 +102,8 @@ class Lifecycle:
                 slot.wanted, slot.next = slot.next, None
                 slot.leave = False
                 slot.waits_for = None  # each attempt tells anew what it waits for
-                slot.attempt = Attempt(slot.key, self.next_generation(), slot.wanted, trio.current_time())
+                attempt = Attempt(slot.key, self.next_generation(), slot.wanted, trio.current_time())
+                self.table.begin(slot, attempt)
         self._forget(slot)
 
     def _forget(self, slot: Slot) -> None:
@@ -113,6 +114,7 @@ class Lifecycle:
         ending = slot.attempt.ending
         if ending.report is not None and not ending.report.gone:
             self.ports.drop_placeholder(slot)
+            self.table.changed(slot)
             return  # the supervisor ends before the survivors do: neither slot nor port can be called free
         self.ports.give_back(slot)
         self.moves.make(slot, Phase.GONE, partial(events.BackendGone, report=slot.attempt.report))
@@ -161,10 +163,7 @@ class Lifecycle:
             self.records.keep(attempt.report)
 
     async def _live(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery) -> None:
-        waits_for = partial(self.moves.wait_for, slot)
-        await self.needs.met(slot, waits_for)
-        await self.groups.turn(slot, waits_for)
-        await self.admission.admit(slot, waits_for)
+        await self._may_start(slot, partial(self.moves.wait_for, slot))
         await self.launching.launch(slot, attempt, pumps)
         assert attempt.launched_at is not None
         with trio.CancelScope(deadline=attempt.launched_at + attempt.spec.readiness.timeout) as ready_scope:
@@ -180,6 +179,19 @@ class Lifecycle:
             self._ready(slot, attempt)
             await self._stay_ready(slot, attempt)
         await trio.sleep_forever()
+
+    async def _may_start(self, slot: Slot, waits_for: Callable[[str], None]) -> None:
+        """Wait for what it needs, for its group and for room, until it has all of that at once."""
+        was_admitted = slot.admitted
+        while True:
+            await self.needs.met(slot, waits_for)
+            await self.groups.turn(slot, waits_for)
+            await self.admission.admit(slot, waits_for)
+            if self.needs.are_met(slot) and self.groups.is_turn(slot):
+                return
+            # One of them has failed again meanwhile, and may want the very room that this one would keep.
+            slot.admitted = was_admitted
+            self.table.changes.happened()
 
     def _ready(self, slot: Slot, attempt: Attempt) -> None:
         assert attempt.launched_at is not None
@@ -238,6 +250,7 @@ class Lifecycle:
     async def _follow(self, slot: Slot) -> None:
         """Leave in `slot.next` what is to be run next; nothing if the slot is to be gone. May take a long rest."""
         attempt = slot.attempt
+        slot.returns_to_needs = False
         if slot.next is not None:
             self._tell_exit(slot)
             if slot.next is not slot.wanted:
@@ -256,7 +269,7 @@ class Lifecycle:
         else:
             self._fail(slot)
             if attempt.spec.significant and not (slot.leave or self.closing or self._was_asked(attempt)):
-                self.on_significant_end(slot, self._how(attempt))
+                self.on_significant_end(slot, why_ended(attempt))
 
     def _decide(self, slot: Slot, attempt: Attempt) -> Decision | object:
         if slot.leave or self.closing or attempt.ending.report is None or not attempt.ending.report.gone:
@@ -269,7 +282,7 @@ class Lifecycle:
             return None
         if isinstance(attempt.error, NeedFailed):
             # No time helps here: it is for whoever starts the needed one again.
-            return GiveUp(str(attempt.error)) if slot.wanted.held else None
+            return GiveUp(why_ended(attempt)) if slot.wanted.held else None
         if isinstance(attempt.error, _NOT_RETRIED) and not slot.wanted.held:
             return None
         return self.restarting.decide(slot, attempt)
@@ -291,6 +304,7 @@ class Lifecycle:
     def _come_back(self, slot: Slot) -> None:
         """It has not failed itself: it is started again as soon as what it waits for lets it."""
         self._tell_exit(slot)
+        slot.returns_to_needs = slot.attempt.cause is Cause.NEEDED_FAILED
         slot.next = slot.wanted.once_more()
 
     async def _back_off(self, slot: Slot, delay: float) -> None:
@@ -298,7 +312,7 @@ class Lifecycle:
         self.groups.restart_with(slot)
         slot.wanted = slot.wanted.once_more()  # whoever asks from now on waits for the next attempt
         slot.restarts += 1
-        slot.due_at, slot.why = trio.current_time() + delay, self._how(attempt)
+        slot.due_at, slot.why = trio.current_time() + delay, why_ended(attempt)
         event = partial(
             events.BackendBackoff, delay=delay, failures=len(slot.ends), why=slot.why, report=attempt.report
         )
@@ -354,20 +368,6 @@ class Lifecycle:
         """Tell those who still wait for what was wanted of the attempt that has ended."""
         assert slot.attempt.failure is not None
         slot.wanted.fail(slot.attempt.failure)
-
-    @staticmethod
-    def _how(attempt: Attempt) -> str:
-        """Why *attempt* ended, in a few words."""
-        cause = attempt.cause
-        if cause is Cause.EXITED and attempt.status is not None:
-            return str(attempt.status)
-        if attempt.error is not None and cause is not Cause.WARM_UP_FAILED:
-            return str(attempt.error).partition("\n")[0].removeprefix(f"{attempt.key} ")
-        detail = attempt.last_health_error if cause in (Cause.LIVENESS, Cause.DEADLINE) else None
-        if isinstance(attempt.error, WarmUpFailed):
-            detail = attempt.error.why
-        text = cause.value if cause is not None else "it could not be started"
-        return f"{text}: {detail}" if detail else text
 
     def _tell_exit(self, slot: Slot) -> None:
         report = slot.attempt.report

@@ -11,7 +11,7 @@ from .. import events
 from .._phases import Phase, check_move
 from ._event_stream import EventHub
 from ._slot import Slot
-from ._slots import Changes
+from ._slots import SlotTable
 
 
 @attrs.frozen(kw_only=True)
@@ -19,7 +19,7 @@ class Moves:
     """Makes the moves of all slots."""
 
     hub: EventHub
-    changes: Changes
+    table: SlotTable
 
     def make(self, slot: Slot, phase: Phase, make_event: Callable[..., events.BackendMoved]) -> None:
         """The one function that changes a phase.
@@ -30,7 +30,7 @@ class Moves:
         check_move(slot.phase, phase)
         previous, slot.phase = slot.phase, phase
         self.hub.publish(make_event(key=slot.key, generation=slot.attempt.generation, previous=previous, phase=phase))
-        self.changes.happened()
+        self.table.changed(slot)
 
     def wait_for(self, slot: Slot, what: str) -> None:
         """Move *slot* to WAITING for *what*, unless that is what it waits for already."""

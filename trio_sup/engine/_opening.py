@@ -18,7 +18,7 @@ import trio
 from .. import events
 from .._room import Bounds
 from .._units import byte_count, seconds
-from .._values import GROUP_RESTARTS, GroupRestart, ProcessKey, to_choice
+from .._values import GROUP_RESTARTS, GroupRestart, to_choice
 from ..errors import InvalidValue, SignificantEnded, Unsupported
 from ._admission import Admission
 from ._asking import Asking
@@ -254,7 +254,7 @@ class _Engine:
         self.side = SideTasks(on_stuck=lambda task: hub.publish(events.PluginStuck(task=task)))
         self._plugins, self._calls, self._groups, self._logs = plugins, calls, groups, logs
         self._table = SlotTable()
-        moves = Moves(hub=hub, changes=self._table.changes)
+        moves = Moves(hub=hub, table=self._table)
         leases = PortLeases(
             plugins=plugins,
             default=ports,
@@ -262,14 +262,23 @@ class _Engine:
             hub=hub,
             calls=calls,
         )
-        self._needs = Needs(table=self._table, start=self._start_needed)
+        self._needs = Needs(
+            table=self._table,
+            start=lambda key: self._wishes.want(self._table.defined[key], key),
+            abandon=lambda wanted: self._wishes.abandon(wanted),
+        )
         self._lifecycle = Lifecycle(
             hub=hub,
             table=self._table,
             moves=moves,
             ports=leases,
             needs=self._needs,
-            groups=Groups(table=self._table, needs=self._needs, restarts=groups),
+            groups=Groups(
+                table=self._table,
+                needs=self._needs,
+                restarts=groups,
+                end_attempts=lambda slots, cause: self._stopping.end_attempts(slots, cause),
+            ),
             admission=Admission(
                 table=self._table,
                 needs=self._needs,
@@ -308,18 +317,16 @@ class _Engine:
             groups=self._groups,
             nursery=nursery,
         )
+        self._stopping = Stopping(needs=self._needs, nursery=nursery)
         return Supervisor(
             table=self._table,
             lifecycle=self._lifecycle,
             wishes=self._wishes,
-            stopping=Stopping(needs=self._needs, nursery=nursery),
+            stopping=self._stopping,
             leasing=Leasing(table=self._table, wishes=self._wishes, lifecycle=self._lifecycle),
             logs=self._logs,
             shutdown_timeout=shutdown_timeout,
         )
-
-    def _start_needed(self, key: ProcessKey) -> None:
-        self._wishes.want(self._table.defined[key], key, held=True)
 
     def _end_with(self, slot: Slot, why: str) -> None:
         if self.significant_end is None:

@@ -18,10 +18,12 @@ from .._reports import ExitReport
 from ..errors import (
     AttemptCrashed,
     DiedDuringStartup,
+    NeedFailed,
     NotReadyInTime,
     StartFailed,
     StoppedDuringStartup,
     TrioSupError,
+    WarmUpFailed,
 )
 from ._oom import hint_in
 from ._slot import Attempt, Slot
@@ -42,6 +44,22 @@ def ended_well(attempt: Attempt) -> bool:
     if attempt.cause is not Cause.EXITED or status is None:
         return False
     return status.code in spec.success_codes or status.signal in spec.success_signals
+
+
+def why_ended(attempt: Attempt) -> str:
+    """Why *attempt* ended, in a few words."""
+    cause = attempt.cause
+    if cause is Cause.EXITED and attempt.status is not None:
+        return str(attempt.status)
+    if isinstance(attempt.error, NeedFailed):
+        return f"it needs {attempt.error.needed}, which {attempt.error.why}"
+    if attempt.error is not None and cause is not Cause.WARM_UP_FAILED:
+        return str(attempt.error).partition("\n")[0].removeprefix(f"{attempt.key} ")
+    detail = attempt.last_health_error if cause in (Cause.LIVENESS, Cause.DEADLINE) else None
+    if isinstance(attempt.error, WarmUpFailed):
+        detail = attempt.error.why
+    text = cause.value if cause is not None else "it could not be started"
+    return f"{text}: {detail}" if detail else text
 
 
 def exit_report(attempt: Attempt, phase: Phase, began_at: float, killed: bool, ending: TreeEnding) -> ExitReport:

@@ -114,6 +114,7 @@ class Attempt:
     Attributes:
         rotation_seconds: How long it had been in rotation before it last left it.
         in_rotation_since: Since when it is; None while it is not.
+        condemned: Its end is decided, though it may have to wait for others to end first.
         timed_out_after: Seconds from launch to the readiness deadline that ended it.
         memory_bytes: What its tree held when it was last measured.
         seen_listening: Whether the listener on its port was seen when its owner was looked up.
@@ -126,6 +127,7 @@ class Attempt:
     wanted: Wanted
     created_at: float
     life_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    condemned: bool = False
     cause: Cause | None = None
     asked_by: str | None = None
     crash: Exception | None = None
@@ -199,6 +201,7 @@ class Slot:
         leases: How many hold it in use.
         last_used_at: When it last became ready or lost its last lease.
         returning: It is restarted together with its group, and not ready again yet.
+        returns_to_needs: Its attempt follows one that ended because what it needs had failed.
         doomed: Why it is to be given up once its attempt has ended.
     """
 
@@ -224,6 +227,7 @@ class Slot:
     unleased: trio.Event = attrs.field(factory=trio.Event)
     last_used_at: float = 0.0
     returning: bool = False
+    returns_to_needs: bool = False
     doomed: str | None = None
     gone: trio.Event = attrs.field(factory=trio.Event)
     try_again: trio.Event = attrs.field(factory=trio.Event)
@@ -260,6 +264,18 @@ class Slot:
     def is_live(self) -> bool:
         """Whether a process of it is there or about to be, and not on its way to the end."""
         return self.phase in (Phase.STARTING, Phase.READY, Phase.UNREADY) and not self.is_ending()
+
+    def is_leaving(self) -> bool:
+        """Whether the end of the current attempt is decided, though it may not have begun yet."""
+        return self.leave or self.attempt.condemned or self.is_ending()
+
+    def goes_for_good(self) -> bool:
+        """Whether it is on its way out, and nothing follows."""
+        return (self.leave or self.is_ending()) and self.then is Then.GONE
+
+    def serves(self) -> bool:
+        """Whether it is ready and, as far as anybody knows, stays so."""
+        return self.is_ready() and not self.is_leaving()
 
     def rouse(self) -> None:
         """Have what was asked looked at, if it rests."""

@@ -10,31 +10,51 @@ import trio
 from .._resolution import resolve
 from .._values import BackendSpec, ProcessKey
 from ..errors import UnknownBackend
-from ._slot import Slot
+from ._slot import Attempt, Slot
+
+MOST_MEANINGS = 1000
+"""Identifiers that are remembered, with what they mean; anybody may ask for any."""
 
 
 class Changes:
     """Wakes whoever waits for the next change: look first, then wait, with no await between."""
 
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._waiting: dict[str | None, set[trio.Event]] = {}
 
-    def happened(self) -> None:
-        if self._event.statistics().tasks_waiting:
-            self._event.set()
-            self._event = trio.Event()
+    def happened(self, *names: str) -> None:
+        """Something has changed about what goes by any of *names*."""
+        if self._waiting:
+            for name in (None, *names):
+                for event in self._waiting.get(name, ()):
+                    event.set()
 
-    async def next(self) -> None:
-        """Wait until something has changed. Cancellation: leaves nothing behind."""
-        await self._event.wait()
+    async def next(self, *names: str) -> None:
+        """Wait until something has changed; with *names*, only until it has about what goes by any of them.
+
+        Cancellation: leaves nothing behind.
+        """
+        event = trio.Event()
+        places = names or (None,)
+        for name in places:
+            self._waiting.setdefault(name, set()).add(event)
+        try:
+            await event.wait()
+        finally:
+            for name in places:
+                self._waiting[name].discard(event)
+                if not self._waiting[name]:
+                    del self._waiting[name]
 
 
 class SlotTable:
     """The slots that are not gone, by key.
 
     Attributes:
-        defined: What each key is started from when only its name is given, in the order of their first definition.
-        changes: Happen whenever a slot moves, or anything else that others wait for changes.
+        defined: What each key is started from when only its name is given, in the order of their first definition;
+            changed by `define`.
+        changes: Happen whenever a slot moves, under all names that mean it, or when anything else changes that others
+            wait for.
     """
 
     def __init__(self) -> None:
@@ -42,6 +62,7 @@ class SlotTable:
         self.changes = Changes()
         self._slots: dict[ProcessKey, Slot] = {}
         self._ordinals: dict[ProcessKey, int] = {}
+        self._meanings: dict[str, tuple[ProcessKey, ...]] = {}
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(tuple(self._slots.values()))
@@ -60,13 +81,32 @@ class SlotTable:
     def add(self, slot: Slot) -> None:
         slot.ordinal = self._ordinals.setdefault(slot.key, len(self._ordinals))
         self._slots[slot.key] = slot
+        self._meanings.clear()
 
     def remove(self, slot: Slot) -> None:
         del self._slots[slot.key]
+        self._meanings.clear()
+
+    def begin(self, slot: Slot, attempt: Attempt) -> None:
+        """Let *attempt* be the current one of *slot*."""
+        if attempt.spec is not slot.spec:
+            self._meanings.clear()  # it may go by other names
+        slot.attempt = attempt
+
+    def changed(self, slot: Slot) -> None:
+        """Wake those who wait for a change of *slot*."""
+        self.changes.happened(str(slot.key), slot.key.model, *slot.spec.names())
 
     def resolve(self, identifier: ProcessKey | str) -> tuple[ProcessKey, ...]:
         """The keys of slots that *identifier* means."""
-        return resolve(str(identifier), ((slot.key, slot.spec) for slot in self))
+        identifier = str(identifier)
+        found = self._meanings.get(identifier)
+        if found is None:
+            found = resolve(identifier, ((slot.key, slot.spec) for slot in self))
+            if len(self._meanings) >= MOST_MEANINGS:
+                self._meanings.clear()
+            self._meanings[identifier] = found
+        return found
 
     def meant_by(self, identifier: str) -> Sequence[Slot]:
         """The slots that *identifier* means."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import attrs
@@ -12,7 +12,7 @@ from .._phases import Cause, Phase
 from ..errors import StillNeeded
 from ._first_of import first_of
 from ._needs import Needs
-from ._slot import Ending, Slot
+from ._slot import Attempt, Ending, Slot
 from ._wishes import drop_next, stopped
 
 
@@ -51,11 +51,11 @@ class Stopping:
             StillNeeded: Others need them, and it was to be refused then.
         """
         slots = list(slots)
-        asked = {slot.key for slot in slots}
-        dependents = self.needs.dependents_of(slots)
-        if dependents and refuse_if_needed:
+        if refuse_if_needed and (dependents := self.needs.dependents_of(slots)):
             raise StillNeeded([slot.key for slot in slots], sorted(slot.key for slot in dependents))
-        leaving = [*slots, *dependents]
+        asked = {slot.key for slot in slots}
+        # Those that are on their way out already count as well: what they need is stopped after them all the same.
+        leaving = [*slots, *self.needs.dependents_of(slots, leaving_too=True)]
         for slot in leaving:
             drop_next(slot, cause)
             if slot.is_resting():
@@ -63,39 +63,58 @@ class Stopping:
             slot.leave = True
             if force:
                 slot.attempt.forced.set()
-        endings = {slot.key: self._ending_of(slot) for slot in leaving}
-        for slot in leaving:
-            why = cause if slot.key in asked else Cause.NEEDED_STOPPED
-            first = [endings[each.key] for each in self.needs.first_to_go(slot, leaving)]
-            if first and not force:
-                self.nursery.start_soon(self._end_after, slot, first, why, asked_by, name=f"stop of {slot.key}")
-            else:
-                self._end(slot, why, asked_by)
+        endings = {slot.key: _ending_of(slot) for slot in leaving}
+        self._end_in_order(
+            leaving, lambda slot: cause if slot.key in asked else Cause.NEEDED_STOPPED, asked_by=asked_by, at_once=force
+        )
         return [endings[slot.key] for slot in slots]
 
-    @staticmethod
-    def _ending_of(slot: Slot) -> Ending:
-        """What finishes when *slot* has ended: for one that rests, or has survivors, that is a new round."""
-        if slot.phase is Phase.STOP_FAILED:
-            slot.end_again()
-        elif slot.is_resting() and slot.attempt.ending.done.is_set():
-            slot.attempt.ending = Ending()
-        return slot.attempt.ending
+    def end_attempts(self, slots: Sequence[Slot], cause: Cause) -> None:
+        """End the attempts of *slots*, each after those of them that need it; what follows is for others to decide."""
+        for slot in slots:
+            slot.attempt.condemned = True
+        self._end_in_order(slots, lambda slot: cause)
 
-    @staticmethod
-    def _end(slot: Slot, cause: Cause, asked_by: str | None) -> None:
-        if slot.is_resting():
-            slot.rouse()
-        elif slot.phase is not Phase.STOP_FAILED:
-            slot.attempt.end(cause, asked_by)
+    def _end_in_order(
+        self,
+        leaving: Sequence[Slot],
+        cause_of: Callable[[Slot], Cause],
+        *,
+        asked_by: str | None = None,
+        at_once: bool = False,
+    ) -> None:
+        first_to_go = self.needs.first_to_go(leaving)
+        for slot in leaving:
+            first = [each.attempt.ending for each in first_to_go[slot.key]]
+            end = partial(_end, slot, cause_of(slot), asked_by)
+            if first and not at_once:
+                self.nursery.start_soon(self._end_after, slot, slot.attempt, first, end, name=f"stop of {slot.key}")
+            else:
+                end()
 
     @trio.lowlevel.enable_ki_protection
-    async def _end_after(self, slot: Slot, first: Sequence[Ending], cause: Cause, asked_by: str | None) -> None:
-        """End *slot* once those of *first* have ended, or at once when it is forced."""
+    async def _end_after(self, slot: Slot, attempt: Attempt, first: Sequence[Ending], end: Callable[[], None]) -> None:
+        """End *attempt* once those of *first* have ended, or at once when it is forced."""
         with trio.CancelScope(shield=True):  # bounded by the ends of the others, which are
-            await first_of(partial(_all_done, first), slot.attempt.forced.wait, slot.gone.wait)
-        if not slot.gone.is_set() and slot.leave:
-            self._end(slot, cause, asked_by)
+            await first_of(partial(_all_done, first), attempt.forced.wait, slot.gone.wait)
+        if not slot.gone.is_set() and slot.attempt is attempt:
+            end()
+
+
+def _ending_of(slot: Slot) -> Ending:
+    """What finishes when *slot* has ended: for one that rests, or has survivors, that is a new round."""
+    if slot.phase is Phase.STOP_FAILED:
+        slot.end_again()
+    elif slot.is_resting() and slot.attempt.ending.done.is_set():
+        slot.attempt.ending = Ending()
+    return slot.attempt.ending
+
+
+def _end(slot: Slot, cause: Cause, asked_by: str | None) -> None:
+    if slot.is_resting():
+        slot.rouse()
+    elif slot.phase is not Phase.STOP_FAILED:
+        slot.attempt.end(cause, asked_by)
 
 
 async def _all_done(endings: Sequence[Ending]) -> None:

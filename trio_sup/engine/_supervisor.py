@@ -268,6 +268,7 @@ class Supervisor:
 
         Raises:
             UnknownBackend: Nothing was ever defined under that name.
+            SpecConflict: The slot runs from another specification.
             GivenUp: It was given up; only an explicit start tries it again.
             NoRoom: What runs leaves no room for it, and may not be stopped.
             StartFailed, StopFailed, SupervisorClosed: As with `start`.
@@ -276,6 +277,7 @@ class Supervisor:
         """
         if isinstance(backend, BackendSpec):
             key = ProcessKey(backend.name if model is None else model, replica)
+            self._leasing.refuse_conflict(key, backend)
             self._wishes.define(backend, key)
             identifier = str(key)
         elif model is not None or replica:

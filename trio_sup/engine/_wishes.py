@@ -49,17 +49,12 @@ class Wishes:
         self.table.define(key, spec)
 
     @trio.lowlevel.enable_ki_protection
-    def want(self, spec: BackendSpec, key: ProcessKey, *, replace: bool = False, held: bool = False) -> Wanted:
-        """Have *spec* started in the slot *key*, or join what is under way there; see `Supervisor.start`.
-
-        Args:
-            held: It is not ended when the last caller that waits for it has left.
-        """
+    def want(self, spec: BackendSpec, key: ProcessKey, *, replace: bool = False) -> Wanted:
+        """Have *spec* started in the slot *key*, or join what is under way there; see `Supervisor.start`."""
         if self.lifecycle.closing:
             raise SupervisorClosed
         self._check(spec, key)
         wanted = self._want(spec, key, replace)
-        wanted.held = wanted.held or held
         self.table.define(key, spec)
         return wanted
 
@@ -70,7 +65,9 @@ class Wishes:
             known = ", ".join(sorted(self.groups)) or "there is none"
             raise InvalidValue(spec.group, f"group: no such group is given to the supervisor; known are {known}")
         if spec.needs:
-            cycle = find_cycle({**self.table.defined, **{slot.key: slot.spec for slot in self.table}, key: spec})
+            # What runs may differ from what is defined by now, and either may be what is started next.
+            others = [*self.table.defined.items(), *((slot.key, slot.spec) for slot in self.table)]
+            cycle = find_cycle([(key, spec), *(each for each in others if each[0] != key)], of=key)
             if cycle is not None:
                 raise DependencyCycle(cycle)
 
@@ -86,7 +83,7 @@ class Wishes:
             return self._rouse(slot, spec, replace)
         if slot.attempt.child is not None and slot.attempt.child.has_ended():
             slot.attempt.end(Cause.EXITED)
-        if slot.is_ending() or slot.leave:
+        if slot.is_leaving():
             return self._want_next(slot, spec, replace)
         differing = spec.differs_from(slot.spec)
         if differing:
@@ -189,7 +186,7 @@ class Wishes:
             if slot.is_resting() or slot.is_ending():
                 slot.leave = True  # what ends is not restarted for nobody
                 slot.rouse()
-            else:
+            elif not slot.leave:
                 slot.attempt.end(Cause.ABANDONED)
 
 
