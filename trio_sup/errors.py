@@ -216,14 +216,21 @@ class DiedDuringStartup(StartFailed):
 
 @attrs.define(slots=False, eq=False)
 class NotReadyInTime(StartFailed):
-    """The process lived but was not ready before the deadline."""
+    """The process lived but was not ready before the deadline.
+
+    Attributes:
+        timeout: Seconds that it had, those that signs of progress gave it included.
+        hard_limit: Signs of progress did not help any more.
+    """
 
     timeout: float = 0.0
+    hard_limit: bool = False
 
     def __str__(self) -> str:
+        raised = "readiness.max_timeout" if self.hard_limit else "readiness.timeout"
         return self._with_output(
-            f"{self.key} did not become ready within {self.timeout:g}s on {self.address}. "
-            "Raise readiness.timeout if it loads slowly."
+            f"{self.key} did not become ready within {self.timeout:g}s on {self.address}"
+            f"{', although it made progress' if self.hard_limit else ''}. Raise {raised} if it loads slowly."
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from trio_sup import BackendSpec, Readiness, Supervisor
+from trio_sup import BackendSpec, Liveness, Readiness, Supervisor
 from trio_sup.engine._port_hold import hold_port
 from trio_sup.engine._sockets import SocketTable
 
@@ -26,10 +26,18 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-I", "-S", str(CHILD), *options]
 
 
-def spec(*options: str, probe: str) -> BackendSpec:
-    """The light backend for the supervisor, with time enough for hundreds to start and to end."""
+def spec(*options: str, probe: str, checked_every: float = 0.0) -> BackendSpec:
+    """The light backend for the supervisor, with time enough for hundreds to start and to end.
+
+    Args:
+        checked_every: Seconds between two checks of readiness and liveness once it is ready; 0 for none.
+    """
     return BackendSpec(
-        name="light", command=command(*options), readiness=Readiness(probe=probe, timeout=60, call_timeout=30), grace=10
+        name="light",
+        command=command(*options),
+        readiness=Readiness(probe=probe, timeout=60, call_timeout=30, period=checked_every),
+        liveness=Liveness(probe=probe, call_timeout=30, period=checked_every) if checked_every else None,
+        grace=10,
     )
 
 

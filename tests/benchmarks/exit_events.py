@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
+import attrs
 import trio
 
 import trio_sup
 from trio_sup import Supervisor, events
 from trio_sup.engine import EventStream
+from trio_sup.engine._restarting import SHORTEST_CYCLE
+from trio_sup.strategies import AttemptEnd, RestartAfter
 
 from ._effort import Effort
 from ._figures import Figure, median, percentile
 from ._isolation import run_isolated
 from ._light import command, held_ports, plain, spec, start_many, wait_for_listeners
+
+E = TypeVar("E", bound=events.BackendMoved)
 
 EVENT_GOAL = 0.001
 REPLACEMENT_GOAL = 0.01
@@ -30,7 +37,7 @@ def figures(effort: Effort) -> Iterator[Figure]:
         found = run_isolated(ends, timeout=120, repeats=repeats, beside=beside)
         where = f" beside {beside} others" if beside else ""
 
-        def figure(name: str, samples: list[float], goal: float, note: str = "", where: str = where) -> Figure:
+        def figure(name: str, samples: list[float], goal: float | None, note: str = "", where: str = where) -> Figure:
             tail = f"p99 {percentile(samples, 0.99) * 1e3:.2f} ms, of {len(samples)}{note}"
             return Figure(name=f"{name}{where}, p50", measured=median(samples), goal=goal, unit="ms", note=tail)
 
@@ -42,6 +49,11 @@ def figures(effort: Effort) -> Iterator[Figure]:
         )
         yield figure("SIGKILL of a ready backend to replacement spawned", found["replaced"], REPLACEMENT_GOAL)
         yield figure("SIGKILL of a ready backend to tree proven gone", found["gone"], REPLACEMENT_GOAL)
+        found = run_isolated(restarts, timeout=120, repeats=repeats, beside=beside)
+        yield figure(
+            "SIGKILL of a ready backend to restarted by policy, no backoff", found["spawned"], REPLACEMENT_GOAL
+        )
+        yield figure("SIGKILL of a ready backend to ready again, no backoff", found["ready"], None)
 
 
 async def ends(*, repeats: int, beside: int) -> dict[str, list[float]]:
@@ -69,6 +81,31 @@ async def ends(*, repeats: int, beside: int) -> dict[str, list[float]]:
                 nursery.start_soon(_ready, sup)
                 await _next(stream, events.BackendStarting)
                 took["replaced"].append(time.perf_counter() - began)
+        await sup.stop_all(force=True)
+    return took
+
+
+@attrs.frozen
+class AtOnce:
+    """Restarts whatever has ended, without a wait."""
+
+    def decide(self, ends: Sequence[AttemptEnd], rng: random.Random) -> RestartAfter:
+        return RestartAfter(0)
+
+
+async def restarts(*, repeats: int, beside: int) -> dict[str, list[float]]:
+    """Seconds from SIGKILL until the restart policy's replacement is spawned, and until that is ready."""
+    took: dict[str, list[float]] = {"spawned": [], "ready": []}
+    async with trio_sup.open_supervisor(restart_policy=AtOnce()) as sup:
+        await start_many(sup, spec(probe="tcp"), beside)
+        stream, pid = await _ready(sup)
+        for _ in range(repeats):
+            await trio.sleep(SHORTEST_CYCLE)  # what ends sooner has to wait, so that nothing spins
+            began = _kill(pid)
+            await _next(stream, events.BackendStarting)
+            took["spawned"].append(time.perf_counter() - began)
+            pid = (await _next(stream, events.BackendReady)).pid
+            took["ready"].append(time.perf_counter() - began)
         await sup.stop_all(force=True)
     return took
 
@@ -101,8 +138,8 @@ def _kill(pid: int) -> float:
     return began
 
 
-async def _next(stream: EventStream, kind: type[events.BackendMoved]) -> None:
+async def _next(stream: EventStream, kind: type[E]) -> E:
     async for event in stream:
         if isinstance(event, kind) and event.key.model == "victim":
-            return
+            return event
     raise AssertionError(f"the supervisor ended before any {kind.__name__}")

@@ -171,7 +171,7 @@ class Lifecycle:
                 await self.readiness.passed(slot, attempt)
         if ready_scope.cancelled_caught:
             attempt.cause = attempt.cause or Cause.DEADLINE
-            attempt.timed_out_after = ready_scope.deadline - attempt.launched_at
+            attempt.timed_out_after = round(ready_scope.deadline - attempt.launched_at, 3)
             return
         await self.warming.run(slot, attempt)
         assert attempt.child is not None

@@ -117,7 +117,9 @@ def start_error(slot: Slot, attempt: Attempt) -> Callable[[], TrioSupError]:
         case Cause.EXITED | Cause.PORT_TAKEN:
             error = DiedDuringStartup
         case Cause.DEADLINE:
-            error, extra = NotReadyInTime, {"timeout": attempt.timed_out_after or attempt.spec.readiness.timeout}
+            readiness, timeout = attempt.spec.readiness, attempt.timed_out_after or attempt.spec.readiness.timeout
+            hard_limit = bool(readiness.progress) and timeout >= round(readiness.hard_timeout, 3)
+            error, extra = NotReadyInTime, {"timeout": timeout, "hard_limit": hard_limit}
         case Cause.INTERNAL_ERROR | None:
             error, extra = AttemptCrashed, {"why": repr(attempt.crash)}
         case cause:

@@ -6,6 +6,7 @@ import math
 from functools import partial
 
 import attrs
+import trio
 
 from ..errors import WarmUpFailed
 from ..protocol.address import join_address
@@ -13,6 +14,9 @@ from ..strategies import WarmUp, WarmUpTarget
 from ._plugin_calls import PluginCalls
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Slot
+
+DYING_TIME = 0.2
+"""Seconds from the loss of a connection until it is known that the process at its other end has ended."""
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +47,16 @@ class WarmingUp:
         for name, warm_up in attempt.strategies.warm_ups:
             why = await self._failure(name, warm_up, target)
             if why is not None:
+                await self._unless_it_dies(attempt)
                 raise WarmUpFailed(slot.key, attempt.generation, why=why)
+
+    @staticmethod
+    async def _unless_it_dies(attempt: Attempt) -> None:
+        """Return if the process lives on; if its end was what failed, that is what is to be told."""
+        with trio.move_on_after(DYING_TIME):
+            await attempt.exited.wait()
+        if attempt.exited.is_set():
+            await trio.sleep_forever()  # its end arrives here as the cancellation of its life
 
     async def _failure(self, name: str, warm_up: WarmUp, target: WarmUpTarget) -> str | None:
         try:
