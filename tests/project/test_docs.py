@@ -23,7 +23,7 @@ import trio
 
 import trio_sup
 from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks, commands
-from trio_sup import Liveness, Readiness, events, strategies
+from trio_sup import Liveness, LogSettings, Readiness, events, strategies
 from trio_sup.engine._plugins import Kind, Plugins
 from trio_sup.runner._config import ConfiguredBackend, Settings, interpret
 
@@ -189,8 +189,8 @@ def compare(shown: Mapping[str, str], fields: Sequence[attrs.Attribute[Any]]) ->
             assert default is None, field.name
             continue
         value = tomllib.loads(f"value = {text.strip('`')}")["value"]
-        if isinstance(default, Readiness):
-            assert Readiness(**value) == default
+        if isinstance(default, (LogSettings, Readiness)):
+            assert type(default)(**value) == default
             continue
         convert: Any = field.converter or (lambda value: value)
         assert convert(value) == convert(default), field.name
@@ -203,6 +203,7 @@ def compare(shown: Mapping[str, str], fields: Sequence[attrs.Attribute[Any]]) ->
         ("`[backends.NAME]`", ConfiguredBackend),
         ("`[backends.NAME.readiness]`", Readiness),
         ("`[backends.NAME.liveness]`", Liveness),
+        ("`[backends.NAME.logs]`", LogSettings),
     ],
 )
 def test_every_key_of_the_configuration_is_listed_with_its_default(heading: str, cls: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_sup import BackendSpec, Choice, ConfigError, Liveness, ProcessKey, Readiness
+from trio_sup import BackendSpec, Choice, ConfigError, Liveness, LogSettings, ProcessKey, Readiness
 from trio_sup.runner._config import Config, ConfiguredBackend, Settings, interpret, read_config
 
 PYTHON = f"[{sys.executable!r}]"
@@ -50,6 +50,7 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
         tmp_path,
         f"""
         state_dir = "state"
+        log_dir = "logs"
         shutdown_timeout = "1m"
         host = "::1"
         token = "secret"
@@ -74,6 +75,7 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
         restart_policy = "always"
         liveness = {{ probe = "tcp", period = "20s" }}
         readiness = {{ probe = "tcp", timeout = "1m30s" }}
+        logs = {{ ring_bytes = "1MiB", files = 0 }}
 
         [backends.other]
         command = {PYTHON}
@@ -81,6 +83,7 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
         """,
     )
     assert config.settings.state_dir == tmp_path / "state"
+    assert config.settings.log_dir == tmp_path / "logs"
     assert config.settings.shutdown_timeout == 60
     assert config.settings.ports == Choice("affinity", range="21000-21999", quarantine="15s")
     chat, other = config.backends
@@ -95,6 +98,7 @@ def test_friendly_forms_are_understood(tmp_path: Path) -> None:
     assert chat.env_file == tmp_path / "chat.env"
     assert chat.directory == Path("/srv/chat")
     assert chat.readiness.timeout == 90
+    assert (chat.logs, other.logs) == (LogSettings(ring_bytes=2**20, files=0), LogSettings())
     assert config.settings.restart_policy == Choice("on-failure", limit=3)
     assert (chat.restart_policy, other.restart_policy) == (Choice("always"), None)
     assert chat.success_signals == {signal.SIGTERM, signal.SIGINT}
@@ -162,6 +166,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         success_signals = ["SIGFOO"]
         ports = {{ strategy = "fixed", port = 1 }}
         readiness = {{ probe = "tpc", timeout = 0, interval = "x" }}
+        logs = {{ ring_bytes = "16", file = 3 }}
 
         [backends.chat.liveness]
         probe = "lokalai"
@@ -222,6 +227,8 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
         "backends.chat.readiness.probe: unknown probe 'tpc'",
         "backends.chat.readiness.timeout: must be longer than 0 seconds",
         "backends.chat.readiness.interval: expected a duration",
+        "backends.chat.logs.ring_bytes: expected a size",
+        "backends.chat.logs.file: unknown key; did you mean 'files'?",
         "backends.third.name: its name is that of the table",
         "backends.fourth.model: 'third' serves the model 'same' already",
         "backends.fourth: the name 'shared' means the backend 'third' already",

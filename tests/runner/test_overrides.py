@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trio_sup import Choice, ConfigError, Liveness
+from trio_sup import Choice, ConfigError, Liveness, LogSettings
 from trio_sup.runner._config import Config, interpret
 
 COMMAND = [sys.executable]
@@ -88,6 +88,18 @@ def test_options_of_restart_policies_and_liveness_can_be_given(tmp_path: Path) -
     (chat,) = config.backends
     assert chat.restart_policy == Choice("always", period="1m")
     assert chat.liveness == Liveness(probe=Choice("grpc-health", service="x"), period=3)
+
+
+def test_log_files_can_be_asked_for(tmp_path: Path) -> None:
+    config = with_environment(
+        tmp_path,
+        {"backends": {"chat": {"command": COMMAND}}},
+        LOG_DIR="logs",
+        BACKENDS__CHAT__LOGS__MAX_BYTES="64KiB",
+        BACKENDS__CHAT__LOGS__FILES="0",
+    )
+    assert config.settings.log_dir == tmp_path / "logs"
+    assert config.backends[0].logs == LogSettings(max_bytes=65536, files=0)
 
 
 def test_an_option_is_added_to_the_default_strategy(tmp_path: Path) -> None:

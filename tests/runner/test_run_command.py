@@ -73,6 +73,22 @@ async def test_output_is_shown_with_the_key_in_front_and_sigterm_ends_it(tmp_pat
     assert not is_alive(pid)
 
 
+async def test_output_is_written_to_files_beside_the_configuration_even_if_it_is_not_shown(tmp_path: Path) -> None:
+    path = configure(tmp_path, a=talks(), unlogged=f"logs = {{ files = 0 }}\n{talks()}")
+    path.write_text(f'log_dir = "logs"\n{path.read_text()}')
+    with trio.fail_after(30):
+        async with running("run", "-c", str(path), "--quiet", env=environment(tmp_path)) as run:
+            for name in ("a", "unlogged"):
+                await run.says("stderr", f"{name}#0 is ready")
+            run.process.send_signal(signal.SIGTERM)
+            assert await run.process.wait() == 0
+    assert b"hello" not in run.stdout
+    (file,) = (tmp_path / "logs").iterdir()
+    assert file.name == "a#0.log"
+    lines = sorted(line.partition(" ")[2] for line in file.read_text().splitlines())
+    assert lines == ["stderr oops", "stdout \\xff", "stdout hello", "stdout unfinished"]
+
+
 async def test_the_unfinished_line_of_a_backend_that_ended_is_shown(tmp_path: Path) -> None:
     path = configure(tmp_path, a=talks(), dies=talks("--die"))
     with trio.fail_after(30):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_sup
-from trio_sup import BackendSpec, Choice, Readiness
+from trio_sup import BackendSpec, Choice, LogSettings, Readiness
 from trio_sup._units import in_words, seconds
 
 SPEC = BackendSpec(name="x", command=["x"])
@@ -29,6 +29,7 @@ SPEC = BackendSpec(name="x", command=["x"])
         ("stop_signal", "SIGNOTHING"), ("stop_signal", 0), ("stop_signal", True), ("signal_to", "all"), ("grace", -1),
         ("grace", "soon"), ("grace", math.nan), ("grace", math.inf), ("grace", True), ("success_codes", [256]),
         ("success_codes", 0), ("identity", "maybe"), ("readiness", {}), ("stop_policy", {}), ("stop_policy", ""),
+        ("logs", {}), ("logs", None),
         ("ports", {}), ("ports", ""),
     ],
 )  # fmt: skip
@@ -42,6 +43,24 @@ def test_a_bad_field_is_named(field: str, value: Any) -> None:
 def test_readiness_needs_durations_above_zero(field: str, value: Any) -> None:
     with pytest.raises(trio_sup.InvalidValue, match=f"^{field}: "):
         Readiness(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ring_bytes", 1023), ("ring_bytes", "1kB"), ("ring_bytes", -1), ("ring_bytes", "much"), ("ring_bytes", None),
+        ("max_bytes", 0), ("max_bytes", True), ("files", -1), ("files", 1001), ("files", "5"), ("files", 1.0),
+        ("files", True),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_of_logs_is_named(field: str, value: Any) -> None:
+    with pytest.raises(trio_sup.InvalidValue, match=f"^{field}: "):
+        LogSettings(**{field: value})
+
+
+def test_sizes_of_logs_may_be_texts() -> None:
+    settings = LogSettings(ring_bytes="1KiB", max_bytes="1.5GiB", files=0)
+    assert (settings.ring_bytes, settings.max_bytes, settings.files) == (1024, 3 * 2**29, 0)
 
 
 def test_friendly_forms_are_taken() -> None:
