@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import trio
 
 import trio_sup
 from trio_sup import BackendSpec, Phase, events, hookimpl
-from trio_sup.strategies import Launch, Observer
+from trio_sup.strategies import AttemptEnd, GiveUp, Launch, Observer, RestartAfter
 from trio_sup.testing import FakeBackend, FakeChild, FakeSystem
 
 
@@ -23,6 +24,17 @@ def spec(name: str, **fields: Any) -> BackendSpec:
 
 AT_ONCE = {"strategy": "on-failure", "delay": 0, "limit": 3, "period": 60, "max_start_failures": 0}
 """A restart policy without waits, beyond those that the engine insists on."""
+
+
+@attrs.frozen
+class GivesUp:
+    """A restart policy that restarts so often, after a wait, and then gives up."""
+
+    after: int = 0
+    delay: float = 0.0
+
+    def decide(self, ends: Sequence[AttemptEnd], rng: random.Random) -> RestartAfter | GiveUp:
+        return GiveUp("enough") if len(ends) > self.after else RestartAfter(self.delay)
 
 
 @attrs.frozen
@@ -120,6 +132,13 @@ async def until(sup: trio_sup.Supervisor, key: str, phase: Phase) -> None:
     stream = sup.events()
     while phases(sup).get(key, Phase.GONE) is not phase:
         await anext(stream)
+
+
+async def again(sup: trio_sup.Supervisor, key: str, phase: Phase) -> None:
+    """Wait until *key* moves into *phase* the next time."""
+    async for event in sup.events():
+        if isinstance(event, events.BackendMoved) and str(event.key) == key and event.phase is phase:
+            return
 
 
 async def fails(start: Any, error: type[trio_sup.TrioSupError], match: str) -> None:

@@ -268,7 +268,10 @@ class Lifecycle:
             self._come_back(slot)
         else:
             self._fail(slot)
-            if attempt.spec.significant and not (slot.leave or self.closing or self._was_asked(attempt)):
+            told_to_caller = isinstance(attempt.error, _NOT_RETRIED)
+            if attempt.spec.significant and not (
+                slot.leave or self.closing or told_to_caller or self._was_asked(attempt)
+            ):
                 self.on_significant_end(slot, why_ended(attempt))
 
     def _decide(self, slot: Slot, attempt: Attempt) -> Decision | object:
