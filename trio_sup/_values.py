@@ -310,7 +310,7 @@ def _to_identity(value: object) -> Literal["strict", "auto", "off"]:
     raise InvalidValue(value, "expected 'strict', 'auto' or 'off'")
 
 
-def _to_bool(value: object) -> bool:
+def to_bool(value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidValue(value, "expected true or false")
     return value
@@ -420,7 +420,7 @@ class BackendSpec:
     cwd: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
     env: Mapping[str, str] = attrs.field(factory=dict, converter=_to_environment, hash=False, repr=False)
     env_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
-    clear_env: bool = attrs.field(default=False, converter=_to_bool)
+    clear_env: bool = attrs.field(default=False, converter=to_bool)
     host: str = attrs.field(default="127.0.0.1", converter=_to_host)
     ports: Any = attrs.field(default=None, converter=attrs.converters.optional(to_choice))
     token: str | None = attrs.field(default=None, converter=attrs.converters.optional(_to_token), repr=False)
@@ -437,11 +437,11 @@ class BackendSpec:
     liveness: Liveness | None = attrs.field(default=None, converter=_to_liveness)
     warm_up: Sequence[Any] = attrs.field(default=(), converter=_to_choices)
     needs: Sequence[str] = attrs.field(default=(), converter=_to_needs)
-    bind: bool = attrs.field(default=False, converter=_to_bool)
+    bind: bool = attrs.field(default=False, converter=to_bool)
     group: str | None = attrs.field(default=None, converter=attrs.converters.optional(_to_name))
-    significant: bool = attrs.field(default=False, converter=_to_bool)
+    significant: bool = attrs.field(default=False, converter=to_bool)
     idle_timeout: float | None = attrs.field(default=None, converter=_above_zero_or_none)
-    pinned: bool = attrs.field(default=False, converter=_to_bool)
+    pinned: bool = attrs.field(default=False, converter=to_bool)
     memory: int | None = attrs.field(default=None, converter=attrs.converters.optional(byte_count))
     directory: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
     logs: LogSettings = attrs.field(factory=LogSettings, converter=_to_log_settings)

@@ -14,13 +14,25 @@ from typing import Any, TypeVar
 
 import attrs
 
+from .._dependencies import find_cycle
+from .._resolution import resolve
 from .._structuring import InvalidTable, below, structure
-from .._units import seconds
-from .._values import BackendSpec, Choice, Liveness, LogSettings, ProcessKey, Readiness, to_choice
+from .._units import byte_count, seconds
+from .._values import (
+    BackendSpec,
+    Choice,
+    GroupRestart,
+    Liveness,
+    LogSettings,
+    ProcessKey,
+    Readiness,
+    to_bool,
+    to_choice,
+)
 from ..engine._command import check
 from ..engine._loading import PluginProblem, names_of
 from ..engine._plugins import Kind, Plugins
-from ..errors import ConfigError, InvalidCommand, InvalidOptions, InvalidValue, TrioSupError
+from ..errors import ConfigError, DependencyCycle, InvalidCommand, InvalidOptions, InvalidValue, TrioSupError
 from ._overrides import apply_overrides
 
 MAX_REPLICAS = 1000
@@ -65,6 +77,19 @@ def _to_names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _to_max_running(value: object) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InvalidValue(value, "expected a whole number, at least 1")
+    return value
+
+
+@attrs.frozen(kw_only=True)
+class Group:
+    """One `[groups.NAME]`: who is restarted when a member of it is."""
+
+    restart: GroupRestart = "one-for-one"
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """What stands at the top of the file, `backends` apart."""
@@ -79,6 +104,9 @@ class Settings:
     install_lock: Any = attrs.field(default=Choice("file"), converter=to_choice)
     stop_policy: Any = attrs.field(default=Choice("free-then-terminate"), converter=to_choice)
     restart_policy: Any = attrs.field(default=Choice("never"), converter=to_choice)
+    max_running: int | None = attrs.field(default=None, converter=_to_max_running)
+    memory_budget: int | None = attrs.field(default=None, converter=attrs.converters.optional(byte_count))
+    groups: Mapping[str, Group] = attrs.field(factory=dict)
     required_plugins: Sequence[str] = attrs.field(default=(), converter=_to_names)
 
 
@@ -88,6 +116,7 @@ class ConfiguredBackend(BackendSpec):
 
     model: str | None = attrs.field(default=None, converter=_to_model)
     replicas: int = attrs.field(default=1, converter=_to_replicas)
+    autostart: bool = attrs.field(default=True, converter=to_bool)
 
     def process_keys(self) -> tuple[ProcessKey, ...]:
         """The slots it fills."""
@@ -135,6 +164,7 @@ class Config:
 
 _KNOWN: Mapping[tuple[str, ...], type] = {
     (): Settings,
+    ("groups", "*"): Group,
     ("backends", "*"): ConfiguredBackend,
     ("backends", "*", "readiness"): Readiness,
     ("backends", "*", "logs"): LogSettings,
@@ -295,7 +325,26 @@ class _Reader:
                 )
             for name in sorted(one.names() & other.names()):
                 self.problems.append(f"{path}: the name {name!r} means the backend {one.name!r} already")
+        self._check_relations(backends, settings)
         return backends
+
+    def _check_relations(self, backends: Sequence[ConfiguredBackend], settings: Settings) -> None:
+        """Complain about needs and groups that mean nothing, and about needs that go round in a circle."""
+        specs = [(key, backend) for backend in backends for key in backend.process_keys()]
+        names = sorted({name for key, backend in specs for name in (key.model, *backend.names())})
+        for backend in backends:
+            path = below("backends", backend.name)
+            for index, need in enumerate(backend.needs):
+                if not resolve(need, specs):
+                    hint = _did_you_mean(need, names)
+                    self.problems.append(f"{path}.needs[{index}]: there is no backend {need!r} in this file{hint}")
+            if backend.group is not None and backend.group not in settings.groups:
+                hint = _did_you_mean(backend.group, sorted(settings.groups))
+                where = f"add a table [groups.{backend.group}]"
+                self.problems.append(f"{path}.group: there is no group {backend.group!r}{hint or f'; {where}'}")
+        cycle = find_cycle(specs)
+        if cycle is not None:
+            self.problems.append(f"backends: {DependencyCycle(cycle)}")
 
     def _backend(self, name: str, table: object, settings: Settings) -> ConfiguredBackend | None:
         path = below("backends", name)
@@ -382,6 +431,11 @@ class _Reader:
             self.problems.append(f"{path}: {error}")
         except OSError as error:
             self.problems.append(f"{path}.command: {error.strerror}: {error.filename}")
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _without_wrong(table: Mapping[str, Any], path: str, problems: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from .._phases import Phase
 from .._values import ProcessKey
 from ..engine import EventStream, Output, Supervisor, open_supervisor
 from ..engine._plugins import Plugins
-from ..errors import TrioSupError
-from ..events import BackendEvent, BackendExited, BackendGone, BackendStopFailed
-from ._config import Config, ConfiguredBackend
+from ..errors import SignificantEnded, TrioSupError
+from ..events import BackendEvent, BackendExited, BackendGivenUp, BackendGone, BackendReady, BackendStopFailed
+from ._config import Config
 from ._descriptors import raise_limit
 from ._event_lines import for_people, for_programs, stamped
 from ._lines import EndOf, Json, Line, Prefixed, Renderer
@@ -64,6 +65,7 @@ class _Runner:
         self._stderr = Writer(2, Renderer(Prefixed()), lambda why: None)
         self._starting = 0
         self._stopping = False
+        self._stopped_by = "a significant backend has ended"
         self._empty = False
         self._failed: set[ProcessKey] = set()
         self._surviving: set[ProcessKey] = set()
@@ -79,40 +81,59 @@ class _Runner:
         return 1 if self._failed or self._surviving else 0
 
     async def _supervise(self, signals: Signals, guard_pid: int | None, descriptor_limit: int) -> None:
-        settings = self._config.settings
         async with trio.open_nursery() as insisting, trio.open_nursery() as tasks:
-            async with open_supervisor(
-                state_dir=self._state_dir,
-                ports=settings.ports,
-                install_lock=settings.install_lock,
-                stop_policy=settings.stop_policy,
-                plugins=self._plugins,
-                sections=self._config.sections,
-                shutdown_timeout=settings.shutdown_timeout,
-                parent_guard=guard_pid,
-                on_output=self._on_output,
-                log_dir=settings.log_dir,
-                child_descriptor_limit=descriptor_limit,
-            ) as supervisor:
-                tasks.start_soon(self._watch, supervisor.events(), supervisor)
-                for backend in self._config.backends:
-                    for key in backend.process_keys():
-                        self._starting += 1
-                        tasks.start_soon(self._start, supervisor, backend, key, name=f"start {key}")
-                first = await signals.next()
-                self._stopping = True
-                supervisor.shutdown_reason = first.name
-                began = trio.current_time()
-                self._say(f"{first.name}: stopping everything; once more to do it without grace")
-                insisting.start_soon(self._insist, signals, supervisor)
-                insisting.start_soon(self._exit_if_stuck)
+            try:
+                async with self._opened(guard_pid, descriptor_limit) as supervisor:
+                    tasks.start_soon(self._watch, supervisor.events(), supervisor)
+                    self._start_all(supervisor, tasks)
+                    try:
+                        self._stopped_by = (await signals.next()).name
+                        supervisor.shutdown_reason = self._stopped_by
+                    finally:
+                        self._stopping, began = True, trio.current_time()
+                        self._say(f"{self._stopped_by}: stopping everything; once more to do it without grace")
+                        insisting.start_soon(self._insist, signals, supervisor)
+                        insisting.start_soon(self._exit_if_stuck)
+            except SignificantEnded as error:
+                self._failed.add(error.key)
+                self._say(str(error))
             insisting.cancel_scope.cancel(reason="everything has ended")
         self._say(self._summary(trio.current_time() - began))
 
-    async def _start(self, supervisor: Supervisor, backend: ConfiguredBackend, key: ProcessKey) -> None:
+    def _opened(self, guard_pid: int | None, descriptor_limit: int) -> AbstractAsyncContextManager[Supervisor]:
+        settings = self._config.settings
+        return open_supervisor(
+            state_dir=self._state_dir,
+            ports=settings.ports,
+            install_lock=settings.install_lock,
+            stop_policy=settings.stop_policy,
+            restart_policy=settings.restart_policy,
+            groups={name: group.restart for name, group in settings.groups.items()},
+            max_running=settings.max_running,
+            memory_budget=settings.memory_budget,
+            plugins=self._plugins,
+            sections=self._config.sections,
+            shutdown_timeout=settings.shutdown_timeout,
+            parent_guard=guard_pid,
+            on_output=self._on_output,
+            log_dir=settings.log_dir,
+            child_descriptor_limit=descriptor_limit,
+        )
+
+    def _start_all(self, supervisor: Supervisor, tasks: trio.Nursery) -> None:
+        """Define every backend, in the order of the file, and start those that start by themselves."""
+        for backend in self._config.backends:
+            keys = supervisor.define(backend.spec(), model=backend.model, replicas=backend.replicas)
+            for key in keys if backend.autostart else ():
+                self._starting += 1
+                tasks.start_soon(self._start, supervisor, key, name=f"start {key}")
+        if not self._starting:
+            self._say("no backend starts by itself; Ctrl-C or SIGTERM ends this run")
+
+    async def _start(self, supervisor: Supervisor, key: ProcessKey) -> None:
         try:
             if not self._stopping:
-                await supervisor.start(backend.spec(), model=key.model, replica=key.replica)
+                await supervisor.start(key)
         except TrioSupError as error:
             if not self._stopping:
                 self._failed.add(key)
@@ -130,6 +151,11 @@ class _Runner:
                 self._put_line(self._stderr, stamped(text, event.time))
             if isinstance(event, BackendStopFailed):
                 self._surviving.add(event.key)
+            if isinstance(event, BackendReady):
+                self._failed.discard(event.key)
+            if isinstance(event, BackendGivenUp):
+                self._failed.add(event.key)
+                self._notice_emptiness(supervisor)
             if isinstance(event, (BackendGone, BackendExited)):
                 assert isinstance(event, BackendEvent)
                 self._surviving.discard(event.key)
@@ -137,7 +163,7 @@ class _Runner:
                 self._notice_emptiness(supervisor)
 
     def _notice_emptiness(self, supervisor: Supervisor) -> None:
-        left = any(backend.phase is not Phase.GONE for backend in supervisor.backends)
+        left = any(backend.phase not in (Phase.GONE, Phase.GIVEN_UP) for backend in supervisor.backends)
         if not left and not self._starting and not self._stopping and not self._empty:
             self._empty = True
             self._say("nothing is running any more; Ctrl-C or SIGTERM ends this run")
@@ -170,7 +196,7 @@ class _Runner:
     def _summary(self, elapsed: float) -> str:
         text = f"stopped in {elapsed:.2f} s"
         if self._failed:
-            text += f"; failed to start: {', '.join(map(str, sorted(self._failed)))}"
+            text += f"; failed: {', '.join(map(str, sorted(self._failed)))}"
         if self._surviving:
             text += f"; could not be ended: {', '.join(map(str, sorted(self._surviving)))}"
         return text
