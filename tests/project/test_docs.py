@@ -25,7 +25,7 @@ import trio_sup
 from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks, commands
 from trio_sup import Liveness, LogSettings, Readiness, events, strategies
 from trio_sup.engine._plugins import Kind, Plugins
-from trio_sup.runner._config import ConfiguredBackend, Settings, interpret
+from trio_sup.runner._config import ConfiguredBackend, Group, Settings, interpret
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -203,6 +203,7 @@ def compare(shown: Mapping[str, str], fields: Sequence[attrs.Attribute[Any]]) ->
         ("`[backends.NAME]`", ConfiguredBackend),
         ("`[backends.NAME.readiness]`", Readiness),
         ("`[backends.NAME.liveness]`", Liveness),
+        ("`[groups.NAME]`", Group),
         ("`[backends.NAME.logs]`", LogSettings),
     ],
 )
