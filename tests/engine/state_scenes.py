@@ -348,13 +348,16 @@ async def scene_of(situation: str, directory: Path) -> AsyncIterator[Scene]:
     async with trio.open_nursery() as nursery:
         scene = Scene(cast, nursery)
         await nursery.start(scene.run)
-        await WAYS[situation](scene)
-        yield scene
-        for child in scene.system.children:
-            child.release()
-        scene.closing.set()
-        for caller in scene.callers:
-            caller.scope.cancel()
+        try:
+            await WAYS[situation](scene)
+            yield scene
+        finally:
+            # The supervisor stays with what survives: it must be able to close also when the test has failed.
+            for child in scene.system.children:
+                child.release()
+            scene.closing.set()
+            for caller in scene.callers:
+                caller.scope.cancel()
         await scene.closed.wait()
         assert scene.system.running() == []
         assert all(child.closed for child in scene.system.children)
