@@ -16,6 +16,7 @@ from .._reports import Survivor
 from ..guard._proc import (
     MARKER,
     Delivery,
+    Freezer,
     Process,
     command_of,
     kill_exactly,
@@ -29,6 +30,8 @@ SETTLE = 0.005
 # Seconds for which the proof waits for processes inside execve. Most are strangers, and one that hangs there (on a
 # dead network file system, say) must not keep every tree from being gone.
 EXECVE_PATIENCE = 0.5
+# Seconds after which a tree is killed, although somebody of it does not stand still.
+FREEZE_PATIENCE = 0.2
 # Seconds after which the tree is looked at again, although something that got SIGKILL has not ended yet.
 LOOK_AGAIN = 0.1
 
@@ -223,6 +226,8 @@ class Tree:
 async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Survivor, ...]:
     """SIGKILL everything of *tree* until it is proven gone.
 
+    First it is made to stand still, so that nobody who is forked just then can hide.
+
     Proof is a pass over /proc that finds nobody, and nobody inside execve, where the marker cannot be seen (after
     half a second that does not count any more). If anybody was found before, there is one more such pass.
 
@@ -234,7 +239,8 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
 
     Cancellation: leaves the tree as it is then; so call it inside a shield.
     """
-    began_at = trio.current_time()
+    began_at, freezer = trio.current_time(), Freezer()
+    killed: set[tuple[int, int]] = set()
     clean, enough = 0, 1
     while True:
         members: list[Process] = []
@@ -245,6 +251,10 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
             table = await scan.fresh()
             # Recorded before anybody is killed, because a chain of parents breaks when one of them ends.
             members = tree.remember(table)
+            new = [each for each in members if (each.pid, each.started) not in killed]
+            if not freezer.stop(new) and trio.current_time() - began_at < FREEZE_PATIENCE:
+                continue
+            killed.update((each.pid, each.started) for each in new)
             tree.kill_group()
             refused = [each for each in members if kill_exactly(each, signal.SIGKILL) is Delivery.REFUSED]
             unsettled = table.unsettled(since=tree.started)

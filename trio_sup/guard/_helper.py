@@ -30,6 +30,8 @@ else:
 # A child between vfork and exec still shows its parent's environment: that is over well within the time of these.
 CLEAN_PASSES = 3
 PASS_INTERVAL = 0.005
+# Seconds after which what is found is killed, although somebody of it does not stand still.
+FREEZE_PATIENCE = 0.2
 # How many passes are repeated because somebody, most likely a stranger, was inside execve or could not be looked at.
 MAX_WASTED_PASSES = 200
 
@@ -116,6 +118,7 @@ def find(
 
 def sweep(supervisor_id: str, roster: Roster) -> None:
     """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
+    began_at, freezer = time.monotonic(), _proc.Freezer()
     dealt_with: set[tuple[int, int]] = set()
     clean = wasted = 0
     while clean < CLEAN_PASSES:
@@ -123,6 +126,9 @@ def sweep(supervisor_id: str, roster: Roster) -> None:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
             found, doubtful = find(supervisor_id, roster, processes)
             new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
+            if not freezer.stop(new) and time.monotonic() - began_at < FREEZE_PATIENCE:
+                clean = 0
+                continue
             for process in new:
                 # Once it has the signal it can fork no more, however long it takes to die; what refuses, refuses.
                 _proc.kill_exactly(process, signal.SIGKILL)
