@@ -54,8 +54,12 @@ def own_session() -> None:
     pause()
 
 
-def ignoring() -> None:
+def block_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})
+
+
+def ignoring() -> None:
+    block_signals()
     pause()
 
 
@@ -73,6 +77,18 @@ def forking() -> None:
             os.setsid()
             while True:
                 signal.pause()
+        time.sleep(0.001)
+    signal.pause()
+
+
+def shedding() -> None:
+    """Forks on, one a millisecond, and these shed all that they can while it lives; no polite signal ends it."""
+    block_signals()
+    settled()
+    for _ in range(300):
+        if os.fork() == 0:
+            os.setsid()
+            os.execve("/bin/sleep", ["sleep", "1000"], {})
         time.sleep(0.001)
     signal.pause()
 

@@ -18,6 +18,7 @@ import pytest
 from trio_sup.guard import _proc
 from trio_sup.guard._proc import (
     Delivery,
+    Freezer,
     Process,
     command_of,
     kill_exactly,
@@ -121,6 +122,37 @@ def test_a_refused_signal_is_told() -> None:
     with running(user=65534) as process:
         command = ["setpriv", "--bounding-set=-kill", sys.executable, "-c", script, str(process.pid)]
         assert subprocess.check_output(command) == b"REFUSED\n"
+
+
+def test_a_tree_stands_still_when_nobody_is_new_and_all_are_stopped() -> None:
+    def now(pid: int) -> Process:
+        found = read_process(pid)
+        assert found is not None
+        return found
+
+    with running() as one, running() as other:
+        freezer = Freezer()
+        assert not freezer.stop([now(one.pid)])
+        os.waitid(os.P_PID, one.pid, os.WSTOPPED)
+        assert freezer.stop([now(one.pid)])
+        assert not freezer.stop([now(one.pid), now(other.pid)])
+        os.waitid(os.P_PID, other.pid, os.WSTOPPED)
+        assert freezer.stop([now(one.pid), now(other.pid)])
+        assert not freezer.stop([now(one.pid)._replace(state="R")])
+        assert freezer.stop([])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start what it may not signal afterwards")
+@pytest.mark.needs("setpriv")
+def test_who_may_not_be_stopped_is_not_waited_for() -> None:
+    script = (
+        "import sys; from trio_sup.guard._proc import *; "
+        "freezer, process = Freezer(), read_process(int(sys.argv[1])); "
+        "print(freezer.stop([process]), freezer.stop([process]))"
+    )
+    with running(user=65534) as process:
+        command = ["setpriv", "--bounding-set=-kill", sys.executable, "-c", script, str(process.pid)]
+        assert subprocess.check_output(command) == b"False True\n"
 
 
 def test_markers_are_read_outermost_first() -> None:

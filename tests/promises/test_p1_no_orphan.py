@@ -109,11 +109,8 @@ def _has_lost_its_parent(process: _proc.Process, program: Program) -> bool:
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_children_that_are_a_millisecond_old_are_ended_too(tmp_path: Path, guard: str) -> None:
-    with running(tmp_path, guard, ["forking"], ["forking"]) as program:
-        program.tells("starting")
-        give_up_at = time.monotonic() + 10
-        while len(program.left()) < 12:  # half-way through
-            assert time.monotonic() < give_up_at
+    with running(tmp_path, guard, ["forking"], ["shedding"]) as program:
+        all_ready(program, 2)
         os.kill(program.supervisor, signal.SIGKILL)
         assert left_in_time(program) == []
 

@@ -16,6 +16,7 @@ from .._reports import Survivor
 from ..guard._proc import (
     MARKER,
     Delivery,
+    Freezer,
     Process,
     command_of,
     kill_exactly,
@@ -23,6 +24,7 @@ from ..guard._proc import (
     scan,
     visible_markers,
 )
+from ..guard._search import FREEZE_PATIENCE
 
 # Seconds between two passes that find nobody.
 SETTLE = 0.005
@@ -223,6 +225,8 @@ class Tree:
 async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Survivor, ...]:
     """SIGKILL everything of *tree* until it is proven gone.
 
+    First it is made to stand still, so that nobody who is forked just then can hide.
+
     Proof is a pass over /proc that finds nobody, and nobody inside execve, where the marker cannot be seen (after
     half a second that does not count any more). If anybody was found before, there is one more such pass.
 
@@ -234,7 +238,8 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
 
     Cancellation: leaves the tree as it is then; so call it inside a shield.
     """
-    began_at = trio.current_time()
+    began_at, freezer = trio.current_time(), Freezer()
+    killed: set[tuple[int, int]] = set()
     clean, enough = 0, 1
     while True:
         members: list[Process] = []
@@ -245,6 +250,10 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
             table = await scan.fresh()
             # Recorded before anybody is killed, because a chain of parents breaks when one of them ends.
             members = tree.remember(table)
+            new = [each for each in members if (each.pid, each.started) not in killed]
+            if not freezer.stop(new) and trio.current_time() - began_at < FREEZE_PATIENCE:
+                continue
+            killed.update((each.pid, each.started) for each in new)
             tree.kill_group()
             refused = [each for each in members if kill_exactly(each, signal.SIGKILL) is Delivery.REFUSED]
             unsettled = table.unsettled(since=tree.started)

@@ -88,6 +88,7 @@ def watch(supervisor: int, line: int, roster: Roster) -> None:
 
 def sweep(supervisor_id: str, roster: Roster) -> None:
     """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
+    began_at, freezer = time.monotonic(), _proc.Freezer()
     dealt_with: set[tuple[int, int]] = set()
     clean = wasted = 0
     while clean < _search.CLEAN_PASSES:
@@ -95,6 +96,9 @@ def sweep(supervisor_id: str, roster: Roster) -> None:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
             found, doubtful = _search.find(supervisor_id, roster.leaders, processes, roster.known())
             new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
+            if not freezer.stop(new) and time.monotonic() - began_at < _search.FREEZE_PATIENCE:
+                clean = 0
+                continue
             for process in new:
                 # Once it has the signal it can fork no more, however long it takes to die; what refuses, refuses.
                 _proc.kill_exactly(process, signal.SIGKILL)

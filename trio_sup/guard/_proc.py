@@ -234,6 +234,38 @@ def kill_exactly(process: Process, number: signal.Signals) -> Delivery:
     return Delivery.DELIVERED
 
 
+class Freezer:
+    """Stops a tree before it is killed, so that nobody of it can fork, nor lose the parent that links it to the others.
+
+    A look at /proc takes a while. What is forked during that look is not in it, and if its parent is killed next, and
+    it clears its environment and begins a session, then nothing tells any more whose it is. While its parent is merely
+    stopped, the next look finds it.
+    """
+
+    def __init__(self) -> None:
+        self._dealt_with: set[tuple[int, int]] = set()
+        self._refused: set[tuple[int, int]] = set()
+
+    def stop(self, members: Iterable[Process]) -> bool:
+        """Stop those of *members* that are new; tell whether all of them stand still, and none was new.
+
+        Raises:
+            OSError: It could not be tried, for want of descriptors or memory.
+        """
+        still = True
+        for each in members:
+            if (each.pid, each.started) not in self._dealt_with:
+                still = False
+                if kill_exactly(each, signal.SIGSTOP) is Delivery.REFUSED:
+                    self._refused.add((each.pid, each.started))
+                self._dealt_with.add((each.pid, each.started))
+            # Whoever is inside the kernel cannot fork. A signal that is pending keeps a thread from forking, but the
+            # other threads get theirs only when the first one stops.
+            elif each.state not in "TtDZ" and (each.pid, each.started) not in self._refused:
+                still = False
+        return still
+
+
 def with_descendants(roots: Iterable[Process], processes: Iterable[Process]) -> list[Process]:
     """*roots* and everything among *processes* whose chain of parents leads to one of them."""
     children: dict[int, list[Process]] = {}

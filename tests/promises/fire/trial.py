@@ -27,7 +27,7 @@ BOUND = 2.0
 """Seconds after which nothing may be left."""
 
 MARKS = ["plain", "grandchild", "own_group", "own_session", "ignoring", "stopped", "forking", "cleared", "daemon"]
-MARKS += ["threaded_daemon", "cleared_grandchild"]
+MARKS += ["threaded_daemon", "cleared_grandchild", "shedding"]
 SHEDS = ["cleared_daemon", "overwritten_daemon", "hidden_daemon"]
 """Kinds of descendants: those that every guard finds, and those that only the runner's does."""
 
