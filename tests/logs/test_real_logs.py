@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -33,6 +34,19 @@ AT_ONCE = Readiness(probe={"strategy": "exec", "command": ["true"]})
 def spec_of(child: str, *arguments: str, **fields: Any) -> BackendSpec:
     fields.setdefault("readiness", TCP)
     return BackendSpec(name=child.replace("_", "-"), command=child_command(child, *arguments), **fields)
+
+
+def launch_of(program: str, *arguments: str) -> Launch:
+    """What is executed, for a launch without a supervisor."""
+    return Launch(
+        key=trio_sup.ProcessKey(program),
+        spec=BackendSpec(name=program, command=[program]),
+        executable=f"/bin/{program}",
+        arguments=[program, *arguments],
+        environment={"PATH": os.environ["PATH"]},
+        cwd=None,
+        port=0,
+    )
 
 
 def shell(script: str, **fields: Any) -> BackendSpec:
@@ -95,6 +109,31 @@ async def test_what_is_in_the_pipe_when_a_process_dies_is_kept() -> None:
             assert raised.value.stderr_tail == "unfinished-on-purpose"
             texts = [line.text for line in sup.logs("shell#0")]
     assert sorted(texts) == ["unfinished-on-purpose", "x" * 65000]
+
+
+async def test_the_last_read_takes_all_that_is_there_and_waits_for_nobody() -> None:
+    data = b""
+
+    def take(more: bytes) -> None:
+        nonlocal data
+        data += more
+
+    with trio.fail_after(20):
+        system = LinuxSystem()
+        async with system.open(lambda pid, replacement: None):
+            # Its own child keeps the pipe open.
+            child = system.launch(launch_of("sh", "-c", "sleep 300 & head -c 300000 /dev/zero"), 1)
+            try:
+                fcntl.fcntl(child._pipes["stdout"].fileno(), fcntl.F_SETPIPE_SZ, 2**20)
+                await child.wait()
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await child.pump("stdout", take)
+                assert scope.cancelled_caught
+            finally:
+                await child.end_tree(5)
+                child.close()
+    assert data == bytes(300_000)
 
 
 # ---- floods
@@ -160,16 +199,7 @@ async def flooding(system: LinuxSystem, count: int) -> AsyncIterator[list[_syste
     children: list[_system.LinuxChild] = []
     try:
         for attempt in range(count):
-            launch = Launch(
-                key=trio_sup.ProcessKey("flood", attempt),
-                executable="/bin/cat",
-                arguments=["cat", "/dev/zero"],
-                environment={},
-                cwd=None,
-                port=0,
-                spec=shell("true"),
-            )
-            children.append(system.launch(launch, attempt))
+            children.append(system.launch(launch_of("cat", "/dev/zero"), attempt))
         yield children
     finally:
         with trio.CancelScope(shield=True):
