@@ -20,7 +20,10 @@ _WARNINGS = (
     events.PluginSlow,
     events.PluginStuck,
     events.GuardLost,
+    events.BackendUnready,
     events.BackendStopFailed,
+    events.BackendBackoff,
+    events.BackendGivenUp,
     events.IdentityUncertain,
 )
 
