@@ -11,7 +11,7 @@ class Phase(enum.Enum):
     """Where a slot stands."""
 
     WAITING = "waiting"
-    """Wanted; no process, no port; waits for something it names."""
+    """Wanted; no process, and no port unless it is restarted; waits for something it names."""
     STARTING = "starting"
     """Port held, process launched, not ready yet."""
     READY = "ready"

@@ -141,8 +141,8 @@ class Backend:
 
     Attributes:
         address: ``host:port``; None unless it was READY.
-        port: The port it holds; None while WAITING.
-        pid: Process id of the leader; None while WAITING.
+        port: The port it holds; None while it has none: before its first launch, and in GIVEN_UP.
+        pid: Process id of the leader; None while there is no process.
         start_seconds: From launch to READY.
         started_at: Wall-clock time of the launch, seconds since the epoch.
         waits_for: While WAITING, what for.

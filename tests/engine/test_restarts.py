@@ -510,6 +510,21 @@ async def test_the_events_of_a_crash_loop_are_one_per_move_and_in_order(autojump
     assert str(given_up) == "store#0 is given up: 1 failed start in a row"
 
 
+async def test_what_somebody_should_look_at_is_a_warning_in_the_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ill = FakeBackend(unhealthy_during=[(5, 15)], exits_after=30, exit_code=1)
+    readiness = Readiness(period=1, failure_threshold=1)
+    async with supervised(ill, DIES, restart_policy=on_failure(max_start_failures=1)) as (sup, _):
+        await sup.start(attrs.evolve(SPEC, readiness=readiness))
+        await until_phase(sup, Phase.GIVEN_UP)
+    assert [record.getMessage() for record in caplog.records if record.name == "trio_sup.engine"] == [
+        "store#0 is out of rotation: /backend.Backend/Health: UNAVAILABLE: unwell",
+        "store#0 is started again in 1.0 s: exit code 1",
+        "store#0 is given up: 1 failed start in a row",
+    ]
+
+
 async def test_a_snapshot_in_backoff_says_when_and_why(autojump_clock: MockClock) -> None:
     crashes = FakeBackend(exits_after=5, exit_code=9)
     async with supervised(crashes, restart_policy=on_failure(delay=40, max_delay=80, factor=2)) as (sup, system):

@@ -22,7 +22,10 @@ _WARNINGS = (
     events.GuardLost,
     events.LeftoversEnded,
     events.StateNotWritten,
+    events.BackendUnready,
     events.BackendStopFailed,
+    events.BackendBackoff,
+    events.BackendGivenUp,
     events.IdentityUncertain,
     events.LogFailed,
 )
