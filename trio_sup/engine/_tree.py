@@ -30,8 +30,6 @@ SETTLE = 0.005
 # Seconds for which the proof waits for processes inside execve. Most are strangers, and one that hangs there (on a
 # dead network file system, say) must not keep every tree from being gone.
 EXECVE_PATIENCE = 0.5
-# Seconds after which a tree is killed, although somebody of it does not stand still.
-FREEZE_PATIENCE = 0.2
 # Seconds after which the tree is looked at again, although something that got SIGKILL has not ended yet.
 LOOK_AGAIN = 0.1
 
@@ -239,7 +237,8 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
 
     Cancellation: leaves the tree as it is then; so call it inside a shield.
     """
-    began_at, freezer = trio.current_time(), Freezer()
+    began_at = trio.current_time()
+    freezer = Freezer()
     killed: set[tuple[int, int]] = set()
     clean, enough = 0, 1
     while True:
@@ -252,7 +251,7 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
             # Recorded before anybody is killed, because a chain of parents breaks when one of them ends.
             members = tree.remember(table)
             new = [each for each in members if (each.pid, each.started) not in killed]
-            if not freezer.stop(new) and trio.current_time() - began_at < FREEZE_PATIENCE:
+            if not freezer.stop(new):
                 continue
             killed.update((each.pid, each.started) for each in new)
             tree.kill_group()

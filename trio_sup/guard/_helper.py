@@ -17,7 +17,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ else:
 # A child between vfork and exec still shows its parent's environment: that is over well within the time of these.
 CLEAN_PASSES = 3
 PASS_INTERVAL = 0.005
-# Seconds after which what is found is killed, although somebody of it does not stand still.
-FREEZE_PATIENCE = 0.2
 # How many passes are repeated because somebody, most likely a stranger, was inside execve or could not be looked at.
 MAX_WASTED_PASSES = 200
 
@@ -91,15 +89,16 @@ def watch(supervisor: int, line: int, roster: Roster) -> None:
 
 
 def find(
-    supervisor_id: str, roster: Roster, processes: Mapping[int, _proc.Process]
+    supervisor_id: str,
+    leaders: Mapping[int, int],
+    known: Collection[tuple[int, int]],
+    processes: Mapping[int, _proc.Process],
 ) -> tuple[list[_proc.Process], bool]:
     """What belongs to the supervisor's trees, and whether somebody's marker cannot be seen just now."""
     # A leader stays unreaped until it is unregistered, so its number meant its tree when the supervisor ended, and
     # cannot come to mean another one while members of its session live. If it names a newer process by now, nothing
     # was left of the tree.
-    leaders = roster.leaders
     ours = {pid for pid, started in leaders.items() if pid not in processes or processes[pid].started == started}
-    known = {member for members in roster.members.values() for member in members}
     prefix = f"{supervisor_id}/"
     found, doubtful = [], False
     for process in processes.values():
@@ -118,15 +117,18 @@ def find(
 
 def sweep(supervisor_id: str, roster: Roster) -> None:
     """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
-    began_at, freezer = time.monotonic(), _proc.Freezer()
+    freezer = _proc.Freezer()
+    known = {member for members in roster.members.values() for member in members}
     dealt_with: set[tuple[int, int]] = set()
     clean = wasted = 0
     while clean < CLEAN_PASSES:
         try:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
-            found, doubtful = find(supervisor_id, roster, processes)
+            found, doubtful = find(supervisor_id, roster.leaders, known, processes)
             new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
-            if not freezer.stop(new) and time.monotonic() - began_at < FREEZE_PATIENCE:
+            # Whoever was found once stays found, even if its parent ends now.
+            known.update((each.pid, each.started) for each in new)
+            if not freezer.stop(new):
                 clean = 0
                 continue
             for process in new:
