@@ -165,4 +165,6 @@ else:
 if "--never" in sys.argv:
     while True:
         signal.pause()
+# The end of the supervisor is not to end it by a broken pipe, before a guard does.
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 serve_for_ever(listen())

@@ -138,8 +138,10 @@ def test_a_tree_stands_still_when_nobody_is_new_and_all_are_stopped() -> None:
         assert not freezer.stop([now(one.pid), now(other.pid)])
         os.waitid(os.P_PID, other.pid, os.WSTOPPED)
         assert freezer.stop([now(one.pid), now(other.pid)])
-        assert not freezer.stop([now(one.pid)._replace(state="R")])
+        restless = now(one.pid)._replace(state="R")
+        assert not freezer.stop([restless])
         assert freezer.stop([])
+        assert True in [freezer.stop([restless]) for _ in range(10)]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start what it may not signal afterwards")

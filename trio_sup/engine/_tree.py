@@ -24,7 +24,6 @@ from ..guard._proc import (
     scan,
     visible_markers,
 )
-from ..guard._search import FREEZE_PATIENCE
 
 # Seconds between two passes that find nobody.
 SETTLE = 0.005
@@ -238,7 +237,8 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
 
     Cancellation: leaves the tree as it is then; so call it inside a shield.
     """
-    began_at, freezer = trio.current_time(), Freezer()
+    began_at = trio.current_time()
+    freezer = Freezer()
     killed: set[tuple[int, int]] = set()
     clean, enough = 0, 1
     while True:
@@ -251,7 +251,7 @@ async def end_tree(tree: Tree, scan: SharedScan, *, timeout: float) -> tuple[Sur
             # Recorded before anybody is killed, because a chain of parents breaks when one of them ends.
             members = tree.remember(table)
             new = [each for each in members if (each.pid, each.started) not in killed]
-            if not freezer.stop(new) and trio.current_time() - began_at < FREEZE_PATIENCE:
+            if not freezer.stop(new):
                 continue
             killed.update((each.pid, each.started) for each in new)
             tree.kill_group()

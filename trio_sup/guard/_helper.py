@@ -88,15 +88,18 @@ def watch(supervisor: int, line: int, roster: Roster) -> None:
 
 def sweep(supervisor_id: str, roster: Roster) -> None:
     """Kill the registered trees and everything marked, until several passes in a row find nothing new."""
-    began_at, freezer = time.monotonic(), _proc.Freezer()
+    freezer = _proc.Freezer()
+    known = roster.known()
     dealt_with: set[tuple[int, int]] = set()
     clean = wasted = 0
     while clean < _search.CLEAN_PASSES:
         try:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
-            found, doubtful = _search.find(supervisor_id, roster.leaders, processes, roster.known())
+            found, doubtful = _search.find(supervisor_id, roster.leaders, processes, known)
             new = [each for each in found if each.alive and (each.pid, each.started) not in dealt_with]
-            if not freezer.stop(new) and time.monotonic() - began_at < _search.FREEZE_PATIENCE:
+            # Whoever was found once stays found, even if its parent ends now.
+            known.update((each.pid, each.started) for each in new)
+            if not freezer.stop(new):
                 clean = 0
                 continue
             for process in new:

@@ -22,6 +22,8 @@ _NOT_THERE = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM})
 _PIECE = 65536
 # How often an environment is looked at, if each look falls into another execve.
 _LOOKS = 5
+# How often a tree is looked at before it is killed although somebody of it does not stand still.
+_MOST_LOOKS = 10
 
 
 class Process(NamedTuple):
@@ -243,11 +245,15 @@ class Freezer:
     """
 
     def __init__(self) -> None:
+        self._looks = 0
         self._dealt_with: set[tuple[int, int]] = set()
         self._refused: set[tuple[int, int]] = set()
 
     def stop(self, members: Iterable[Process]) -> bool:
-        """Stop those of *members* that are new; tell whether all of them stand still, and none was new.
+        """Stop those of *members*, as of one look, that are new.
+
+        Returns:
+            Whether it is time to kill them: all stand still and none was new, or they had looks enough for that.
 
         Raises:
             OSError: It could not be tried, for want of descriptors or memory.
@@ -263,7 +269,9 @@ class Freezer:
             # other threads get theirs only when the first one stops.
             elif each.state not in "TtDZ" and (each.pid, each.started) not in self._refused:
                 still = False
-        return still
+        # Counted in looks, since one alone takes long on a busy machine.
+        self._looks += not still
+        return still or self._looks > _MOST_LOOKS
 
 
 def with_descendants(roots: Iterable[Process], processes: Iterable[Process]) -> list[Process]:

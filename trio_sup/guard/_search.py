@@ -18,8 +18,6 @@ else:
 # A child between vfork and exec still shows its parent's environment: that is over well within the time of these.
 CLEAN_PASSES = 3
 PASS_INTERVAL = 0.005
-# Seconds after which what is found is killed, although somebody of it does not stand still.
-FREEZE_PATIENCE = 0.2
 # How many passes are repeated because somebody, most likely a stranger, was inside execve or could not be looked at.
 MAX_WASTED_PASSES = 200
 

@@ -186,7 +186,8 @@ class Program:
 
     def holders(self) -> list[str]:
         """Who holds the FIFO."""
-        return [f"{each} {_proc.command_of(each.pid)}" for each in _proc.scan() if self.holds(each.pid)]
+        found = [f"{each} {_proc.command_of(each.pid)}" for each in _proc.scan() if self.holds(each.pid)]
+        return found if len(found) < 5 else [*found[:4], f"and {len(found) - 4} more"]
 
     def close(self) -> None:
         """End what a trial that failed has left, as far as it can be found."""
