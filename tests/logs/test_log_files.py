@@ -9,13 +9,14 @@ from pathlib import Path, PosixPath
 
 import pytest
 import trio
-import trio.testing
 
+import trio_sup
 from tests.logs.test_log_file import contents, no_file_larger_than
 from trio_sup import LogSettings, ProcessKey
 from trio_sup.engine import _log_files
 from trio_sup.engine._log_files import BACKLOG_BYTES, LogFiles
 from trio_sup.events import LogFailed
+from trio_sup.testing import FakeBackend, FakeSystem, cancel_at_every_step
 
 KEY = ProcessKey("chat")
 SETTINGS = LogSettings()
@@ -134,7 +135,7 @@ async def test_a_failure_that_comes_back_after_a_minute_is_told_again(tmp_path: 
     at_work = Writing(tmp_path)
 
     def at(seconds: float, key: ProcessKey, why: str | None) -> None:
-        at_work.files._note(_log_files._Attempted(key, tmp_path / str(key), why), seconds)
+        at_work.files._note(_log_files._Attempted(key, tmp_path / str(key), why is None, why), seconds)
 
     other = ProcessKey("other")
     at(0, KEY, "full")
@@ -149,6 +150,36 @@ async def test_a_failure_that_comes_back_after_a_minute_is_told_again(tmp_path: 
     at(201, KEY, None)
     at(300, KEY, "full")
     assert [failure.why for failure in at_work.failures] == ["full", "not allowed", "full"]
+
+
+async def test_a_backend_that_ended_while_the_disk_was_full_hides_no_later_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_log_files, "CALM", 0.0)
+    other = ProcessKey("other")
+    async with writing(tmp_path) as at_work:
+        for expected in (1, 2):
+            with no_file_larger_than(1):
+                at_work.put(b"no room\n")
+                at_work.put(b"")
+                await at_work.everything_tried()
+            assert len(at_work.failures) == expected
+            for _ in range(2):
+                at_work.put(b"room\n", other)
+                await at_work.everything_tried()
+            assert contents(tmp_path / "chat#0.log")[-1] == "8 bytes are missing here"
+
+
+async def test_the_beginning_of_a_line_says_nothing_about_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_log_files, "CALM", 0.0)
+    async with writing(tmp_path) as at_work:
+        with no_file_larger_than(1):
+            for data in (b"no room\n", b"still", b" none\n", b"and", b"\n"):
+                at_work.put(data)
+                await at_work.everything_tried()
+        assert len(at_work.failures) == 1
 
 
 async def test_a_directory_that_cannot_be_made_is_told_once(tmp_path: Path) -> None:
@@ -204,11 +235,32 @@ async def test_the_programs_threads_are_not_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_survives")
-async def test_cancellation_leaves_nothing(tmp_path: Path) -> None:
-    at_work = Writing(tmp_path)
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(at_work.files.run)
-            at_work.put(b"hello\n")
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
+async def test_whatever_was_read_before_a_cancellation_is_in_the_file(tmp_path: Path) -> None:
+    count = 0
+    read = ""
+
+    async def whole_life() -> None:
+        nonlocal count, read
+        count += 1
+        read = ""
+        system = FakeSystem(FakeBackend(stderr=b"hello\n"))
+        async with trio_sup.open_supervisor(system=system, install_lock="memory", log_dir=tmp_path / str(count)) as sup:
+            try:
+                await sup.start(trio_sup.BackendSpec(name="chat", command=["sh"]))
+                async for line in sup.logs(KEY, follow=True):
+                    system.children[0].write(b"more\n")
+                    await trio.lowlevel.checkpoint()
+                    if str(line) == "more":
+                        break
+            finally:
+                read = "".join(f"{line}\n" for line in sup.logs(KEY))
+
+    async def check() -> None:
+        path = tmp_path / str(count) / "chat#0.log"
+        written = "".join(f"{line}\n" for line in contents(path)) if path.exists() else ""
+        assert written.startswith(read)
+
+    with trio.fail_after(60):
+        steps = await cancel_at_every_step(whole_life, check)
+    assert steps > 20
+    assert read == "hello\nmore\nmore\n"

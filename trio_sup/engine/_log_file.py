@@ -82,8 +82,8 @@ class LogFile:
         """Whether nobody writes to it now."""
         return not self._splitters
 
-    def write(self, items: Sequence[Written | Lost]) -> None:
-        """Append the lines that *items* complete.
+    def write(self, items: Sequence[Written | Lost]) -> bool:
+        """Append the lines that *items* complete; tells whether there were any.
 
         Raises:
             OSError: That failed; what is missing is counted, and told before the next line that can be written.
@@ -99,18 +99,16 @@ class LogFile:
             if isinstance(item, Lost):
                 missing += item.count
         self._missing = missing
-        self._append(blocks)
+        return self._append(blocks)
 
-    def write_notice(self) -> None:
-        """Say how much is missing, if anything is.
+    def write_notice(self) -> bool:
+        """Say how much is missing; tells whether anything is.
 
         Raises:
             OSError: That failed.
         """
-        if self._missing:
-            blocks = [self._notice(self._missing)]
-            self._missing = 0
-            self._append(blocks)
+        missing, self._missing = self._missing, 0
+        return self._append([self._notice(missing)] if missing else [])
 
     # ---- lines
 
@@ -154,7 +152,7 @@ class LogFile:
 
     # ---- the file
 
-    def _append(self, blocks: Sequence[Block]) -> None:
+    def _append(self, blocks: Sequence[Block]) -> bool:
         text = b"".join(block.text for block in blocks)
         done = 0
         try:
@@ -167,6 +165,7 @@ class LogFile:
                 self._missing += block.size if done <= 0 else len(left) - left.count(b"\n") * STAMP_BYTES
                 done -= len(block.text)
             raise
+        return bool(text)
 
     def _append_some(self, text: bytes, start: int) -> int:
         """Write what fits into the file; tells where that ends. Puts the file aside if nothing does."""

@@ -40,10 +40,11 @@ LAST_WORDS = 2.0
 
 @attrs.frozen
 class _Attempted:
-    """What came of writing to a file."""
+    """What came of writing to a file: something was written, or that failed, or nothing was to be written."""
 
     key: ProcessKey
     path: Path
+    wrote: bool
     why: str | None
 
 
@@ -87,11 +88,11 @@ class LogFiles:
             self._news = trio.Event()
             if not self._backlog:
                 await self._news.wait()
-            used = await self._in_thread(self._write, tuple(self._backlog.take(BATCH_BYTES)))
+            worked, used = await self._in_thread(self._write, tuple(self._backlog.take(BATCH_BYTES)))
             if self._backlog.cost < BATCH_BYTES:
                 await self._pause(PAUSE)
             else:
-                await self._rest(REST * used)
+                await self._rest(REST * used if worked else PAUSE)
         await self._in_thread(self._write_notices)
         self._finished.set()
 
@@ -126,6 +127,11 @@ class LogFiles:
             key = item.source if isinstance(item, Lost) else item.key
             assert isinstance(key, ProcessKey)
             by_key.setdefault(key, []).append(item)
+        # One that writes no more is not told by itself that there is room again.
+        ended = next((key for key, file in self._files.items() if file.has_ended() and key not in by_key), None)
+        if ended is not None:
+            self._files[ended] = self._files.pop(ended)  # behind the others, in case it fails
+            by_key[ended] = []
         return [self._attempt(key, items) for key, items in by_key.items()]
 
     def _write_notices(self) -> list[_Attempted]:
@@ -133,9 +139,9 @@ class LogFiles:
 
     def _attempt(self, key: ProcessKey, items: Sequence[Written | Lost]) -> _Attempted:
         file = self._files.get(key) or self._files.setdefault(key, LogFile(self._directory, key))
-        why = None
+        wrote, why = False, None
         try:
-            file.write(items) if items else file.write_notice()
+            wrote = file.write(items) if items else file.write_notice()
         except OSError as error:
             why = error.strerror or str(error)
         if file.is_idle():
@@ -144,12 +150,16 @@ class LogFiles:
             ended = next((key for key, file in self._files.items() if file.has_ended()), None)
             if ended is not None:
                 del self._files[ended]
-        return _Attempted(key, file.path, why)
+        return _Attempted(key, file.path, wrote, why)
 
     # ---- what failed
 
-    async def _in_thread(self, function: Callable[..., list[_Attempted]], *arguments: object) -> float:
-        """Note what comes of ``function(*arguments)``; tells how many seconds of processor time it took."""
+    async def _in_thread(self, function: Callable[..., list[_Attempted]], *arguments: object) -> tuple[bool, float]:
+        """Note what comes of ``function(*arguments)``.
+
+        Returns:
+            Whether anything of it did not fail, and how many seconds of processor time it took.
+        """
 
         def timed() -> tuple[list[_Attempted], float]:
             began = time.thread_time()
@@ -158,17 +168,18 @@ class LogFiles:
         results, used = await trio.to_thread.run_sync(timed, abandon_on_cancel=True, limiter=self._limiter)
         for attempted in results:
             self._note(attempted, trio.current_time())
-        return used
+        return any(attempted.why is None for attempted in results), used
 
     def _note(self, attempted: _Attempted, now: float) -> None:
         key, why = attempted.key, attempted.why
-        if why is None:
+        if attempted.wrote:
             self._failing.pop(key, None)
+        if why is None:
             return
+        # Of a file that was given up nobody knows whether it would fail still.
+        self._failing = {other: why for other, why in self._failing.items() if other in self._files or other == key}
         is_known = why in self._failing.values() or now - self._failed_at.get(why, -math.inf) < CALM
         self._failing[key] = why
-        if len(self._failing) > KEPT_FILES:
-            self._failing = {key: why for key, why in self._failing.items() if key in self._files}
         self._failed_at[why] = now
         if not is_known:
             self._on_failure(LogFailed(path=str(attempted.path), why=why))

@@ -177,6 +177,8 @@ async def open_supervisor(
                 ):
                     await side_nursery.start(engine.side.run_host)
                     supervisor = engine.supervisor(nursery, shutdown_timeout, **policies)
+                    # A task that is cancelled already would not be handed over: its shield would keep it for ever.
+                    await trio.lowlevel.checkpoint_if_cancelled()
                     # From here on the engine ends by its own shutdown, never by the cancellation around it.
                     engine_scope.shield = True
                     if log_files is not None:

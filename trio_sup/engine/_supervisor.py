@@ -117,6 +117,7 @@ class Supervisor:
         self, key: ProcessKey | str, *, lines: int | None = None, follow: bool
     ) -> tuple[LogLine, ...] | LogFollower: ...
 
+    @trio.lowlevel.enable_ki_protection
     def logs(
         self, key: ProcessKey | str, *, lines: int | None = None, follow: bool = False
     ) -> tuple[LogLine, ...] | LogFollower:
