@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Collection
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_sup import BackendSpec, CallFailed, ProcessKey
 from trio_sup._progress import Usage
@@ -118,3 +119,47 @@ async def test_it_is_unwell_on_its_timetable_and_notes_when_it_was_asked(autojum
     assert [instant - child.launched_at for instant in child.checked_at] == list(expected)
     child.exit()
     assert await health(system) == "the process has ended"
+
+
+async def test_what_it_leaves_behind_outlives_it_until_it_is_killed(autojump_clock: MockClock) -> None:
+    child = launched(FakeBackend(left_children=2, exits_after=1))
+    await child.wait()
+    ending = await child.end_tree(5)
+    assert (ending.survivors, ending.left_children) == ((), 2)
+    assert [number for _, number in child.signals] == [signal.SIGKILL]
+    assert (await child.end_tree(5)).left_children == 0
+
+
+async def test_what_it_leaves_behind_may_survive(autojump_clock: MockClock) -> None:
+    child = launched(FakeBackend(left_children=1, survives_kill=True))
+    child.exit()
+    began = trio.current_time()
+    ending = await child.end_tree(5)
+    assert [survivor.pid for survivor in ending.survivors] == [child.pid]
+    assert trio.current_time() - began == 5
+    child.release()
+    await child.survivors_ended()
+    assert (await child.end_tree(5)).survivors == ()
+
+
+async def test_one_that_survives_sigkill_may_still_end_by_itself(autojump_clock: MockClock) -> None:
+    child = launched(FakeBackend(survives_kill=True))
+    assert (await child.end_tree(5)).survivors
+    child.exit()
+    await child.survivors_ended()
+
+
+async def test_it_writes_when_it_is_told_to(autojump_clock: MockClock) -> None:
+    child, written = launched(FakeBackend()), list[bytes]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.pump, "stderr", written.append)
+        await wait_all_tasks_blocked()
+        child.write(b"boom")
+        nursery.cancel_scope.cancel()
+    assert written == [b"boom"]
+
+
+async def test_each_launch_may_be_asked_how_it_behaves(autojump_clock: MockClock) -> None:
+    child = launched_by(FakeSystem(lambda launch: FakeBackend(exits_after=launch.port)))
+    await trio.sleep(1)
+    assert child.has_ended()
