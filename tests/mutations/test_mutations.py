@@ -1,0 +1,21 @@
+"""The list of mutations is of today's sources."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutations import MUTATIONS, Mutation
+from tests.mutations.__main__ import ROOT, mutated
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda each: f"{each.promise} {each.what}")
+def test_a_mutation_changes_what_is_there(mutation: Mutation) -> None:
+    text = (ROOT / "trio_sup" / mutation.file).read_text()
+    assert mutated(text, mutation) != text
+    for test in mutation.tests:
+        assert (ROOT / test.partition("::")[0]).exists()
+
+
+def test_every_promise_that_can_be_kept_today_has_a_mutation() -> None:
+    # P7 is about installations, which are not there yet.
+    assert {each.promise for each in MUTATIONS} == {"P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9"}
