@@ -95,7 +95,7 @@ class Supervisor:
         return slot.address()
 
     def exit_reports(self, key: ProcessKey | str) -> tuple[ExitReport, ...]:
-        """How the last attempts (at most 20) of *key* ended, oldest first."""
+        """How the last attempts (at most 20) of *key* ended, oldest first; also when the supervisor has ended."""
         return tuple(self._lifecycle.reports.get(to_key(key), ()))
 
     def events(self) -> EventStream:

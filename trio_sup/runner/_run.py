@@ -15,6 +15,7 @@ from ..engine import EventStream, Output, Supervisor, open_supervisor
 from ..engine._plugins import Plugins
 from ..errors import TrioSupError
 from ..events import BackendEvent, BackendExited, BackendGone, BackendStopFailed
+from ._closing_report import closing_report
 from ._config import Config, ConfiguredBackend
 from ._descriptors import raise_limit
 from ._event_lines import for_people, for_programs, stamped
@@ -63,6 +64,8 @@ class _Runner:
         self._starting = 0
         self._stopping = False
         self._empty = False
+        self._began: float | None = None
+        self._supervisor: Supervisor | None = None
         self._failed: set[ProcessKey] = set()
         self._surviving: set[ProcessKey] = set()
 
@@ -90,6 +93,7 @@ class _Runner:
                 on_output=self._on_output,
                 child_descriptor_limit=descriptor_limit,
             ) as supervisor:
+                self._supervisor = supervisor
                 tasks.start_soon(self._watch, supervisor.events(), supervisor)
                 for backend in self._config.backends:
                     for key in backend.process_keys():
@@ -97,12 +101,12 @@ class _Runner:
                         tasks.start_soon(self._start, supervisor, backend, key, name=f"start {key}")
                 first = await signals.next()
                 self._stopping = True
-                began = trio.current_time()
+                self._began = trio.current_time()
                 self._say(f"{first.name}: stopping everything; once more to do it without grace")
                 insisting.start_soon(self._insist, signals, supervisor)
                 insisting.start_soon(self._exit_if_stuck)
             insisting.cancel_scope.cancel(reason="everything has ended")
-        self._say(self._summary(trio.current_time() - began))
+        self._say(self._summary())
 
     async def _start(self, supervisor: Supervisor, backend: ConfiguredBackend, key: ProcessKey) -> None:
         try:
@@ -154,6 +158,7 @@ class _Runner:
     async def _exit_if_stuck(self) -> None:
         await trio.sleep(self._config.settings.shutdown_timeout + STUCK)
         self._say("something in this process does not end; exiting without it")
+        self._say(self._summary())
         await self._finish()
         os._exit(1)
 
@@ -162,13 +167,21 @@ class _Runner:
             nursery.start_soon(self._stdout.finish, LAST_WORDS)
             nursery.start_soon(self._stderr.finish, LAST_WORDS)
 
-    def _summary(self, elapsed: float) -> str:
-        text = f"stopped in {elapsed:.2f} s"
+    def _summary(self) -> str:
+        assert self._supervisor is not None
+        assert self._began is not None
+        text = f"stopped in {trio.current_time() - self._began:.2f} s"
         if self._failed:
             text += f"; failed to start: {', '.join(map(str, sorted(self._failed)))}"
         if self._surviving:
             text += f"; could not be ended: {', '.join(map(str, sorted(self._surviving)))}"
-        return text
+        last = {
+            key: next(reversed(self._supervisor.exit_reports(key)), None)
+            for backend in self._config.backends
+            for key in backend.process_keys()
+        }
+        left = {backend.key for backend in self._supervisor.backends}
+        return "\n".join([text, *closing_report(last, failed=self._failed, left=left)])
 
     # ---- what is shown
 
