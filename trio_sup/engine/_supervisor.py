@@ -97,7 +97,10 @@ class Supervisor:
         return slot.address() if slot is not None and slot.is_ready() else None
 
     def exit_reports(self, key: ProcessKey | str) -> tuple[ExitReport, ...]:
-        """How the last attempts (at most 20) of *key* ended, oldest first; with a state directory also earlier ones."""
+        """How the last attempts (at most 20) of *key* ended, oldest first; also when the supervisor has ended.
+
+        With a state directory those of earlier supervisors are among them.
+        """
         return self._lifecycle.records.reports_of(to_key(key))
 
     def events(self) -> EventStream:

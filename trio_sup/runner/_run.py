@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import trio
 
 from .._phases import Phase
+from .._reports import ExitReport
 from .._values import ProcessKey
 from ..engine import EventStream, Output, Supervisor, open_supervisor
 from ..engine._plugins import Plugins
 from ..errors import SignificantEnded, TrioSupError
 from ..events import BackendEvent, BackendExited, BackendGivenUp, BackendGone, BackendReady, BackendStopFailed
+from ._closing_report import closing_report
 from ._config import Config
 from ._descriptors import raise_limit
 from ._event_lines import for_people, for_programs, stamped
@@ -65,6 +68,9 @@ class _Runner:
         self._stderr = Writer(2, Renderer(Prefixed()), lambda why: None)
         self._starting = 0
         self._stopping = False
+        self._supervisor: Supervisor | None = None
+        self._began_time = time.time()
+        self._ending_since = 0.0
         self._stopped_by = "a significant backend has ended"
         self._empty = False
         self._failed: set[ProcessKey] = set()
@@ -84,13 +90,14 @@ class _Runner:
         async with trio.open_nursery() as insisting, trio.open_nursery() as tasks:
             try:
                 async with self._opened(guard_pid, descriptor_limit) as supervisor:
+                    self._supervisor = supervisor
                     tasks.start_soon(self._watch, supervisor.events(), supervisor)
                     self._start_all(supervisor, tasks)
                     try:
                         self._stopped_by = (await signals.next()).name
                         supervisor.shutdown_reason = self._stopped_by
                     finally:
-                        self._stopping, began = True, trio.current_time()
+                        self._stopping, self._ending_since = True, trio.current_time()
                         self._say(f"{self._stopped_by}: stopping everything; once more to do it without grace")
                         insisting.start_soon(self._insist, signals, supervisor)
                         insisting.start_soon(self._exit_if_stuck)
@@ -98,7 +105,7 @@ class _Runner:
                 self._failed.add(error.key)
                 self._say(str(error))
             insisting.cancel_scope.cancel(reason="everything has ended")
-        self._say(self._summary(trio.current_time() - began))
+        self._say(self._summary())
 
     def _opened(self, guard_pid: int | None, descriptor_limit: int) -> AbstractAsyncContextManager[Supervisor]:
         settings = self._config.settings
@@ -185,6 +192,7 @@ class _Runner:
     async def _exit_if_stuck(self) -> None:
         await trio.sleep(self._config.settings.shutdown_timeout + STUCK)
         self._say("something in this process does not end; exiting without it")
+        self._say(self._summary())
         await self._finish()
         os._exit(1)
 
@@ -193,13 +201,27 @@ class _Runner:
             nursery.start_soon(self._stdout.finish, LAST_WORDS)
             nursery.start_soon(self._stderr.finish, LAST_WORDS)
 
-    def _summary(self, elapsed: float) -> str:
-        text = f"stopped in {elapsed:.2f} s"
+    def _summary(self) -> str:
+        text = f"stopped in {trio.current_time() - self._ending_since:.2f} s"
         if self._failed:
             text += f"; failed: {', '.join(map(str, sorted(self._failed)))}"
         if self._surviving:
             text += f"; could not be ended: {', '.join(map(str, sorted(self._surviving)))}"
-        return text
+        return "\n".join([text, *self._ends()])
+
+    def _ends(self) -> list[str]:
+        """How each backend ended that was started in this run, or should have been."""
+        assert self._supervisor is not None
+        last: dict[ProcessKey, ExitReport | None] = {}
+        for backend in self._config.backends:
+            for key in backend.process_keys():
+                # The state directory has those of earlier runs as well.
+                ours = [each for each in self._supervisor.exit_reports(key) if each.ended_at >= self._began_time]
+                if ours or backend.autostart:
+                    last[key] = ours[-1] if ours else None
+        left = {backend.key for backend in self._supervisor.backends}
+        never_ready = {key for key in self._failed if (report := last.get(key)) is None or _was_starting(report)}
+        return closing_report(last, failed=never_ready, left=left)
 
     # ---- what is shown
 
@@ -215,6 +237,10 @@ class _Runner:
     @staticmethod
     def _put_line(writer: Writer, text: str) -> None:
         writer.put(OWN, Line(text), len(text))
+
+
+def _was_starting(report: ExitReport) -> bool:
+    return report.phase is Phase.STARTING
 
 
 def _end_signals() -> Signals:

@@ -6,7 +6,9 @@ A process of its own for each row of trials: whoever wants to kill within a mill
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import random
 
 import attrs
@@ -23,6 +25,10 @@ def main() -> None:
     parser.add_argument("--trials", required=True, help="FROM:TO, numbers of trials")
     options = parser.parse_args()
     first, end = map(int, options.trials.split(":"))
+    with contextlib.suppress(PermissionError):
+        # Whoever aims at a millisecond must not wait for his turn; those that he starts must.
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        os.nice(-15)
     for number in range(first, end):
         # Each trial depends on seed and number alone, so that any one can be made again.
         rng = random.Random(f"{options.seed}/{number}")
