@@ -204,6 +204,25 @@ async def test_one_that_ends_while_its_check_passes_is_not_called_ready_again(au
     ]  # fmt: skip
 
 
+async def test_one_that_ends_while_its_check_fails_has_lost_nothing_but_its_process(autojump_clock: MockClock) -> None:
+    class Fatal(Told):
+        async def check(self, target: ProbeTarget) -> None:
+            await super().check(target)
+            if self.checks == 2:
+                system.children[0].exit()
+                raise RuntimeError("connection lost")
+
+    probe = Fatal()
+    readiness = Readiness(probe=probe, period=10, failure_threshold=1)
+    spec = watched(readiness, probe=probe, period=10, failure_threshold=1, busy_timeout=0)
+    async with supervised() as (sup, system):
+        stream = sup.events()
+        await sup.start(spec)
+        await until_phase(sup, Phase.GONE)
+        assert sup.exit_reports(KEY)[0].cause is Cause.EXITED
+    assert phases(await all_of(stream))[2:] == [Phase.READY, Phase.STOPPING, Phase.GONE]
+
+
 # ---- liveness
 
 

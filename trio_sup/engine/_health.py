@@ -10,6 +10,7 @@ import trio
 
 from .._phases import Cause
 from .._values import Liveness, Readiness
+from ..strategies import Probe
 from ._progress_watch import WorkWatch
 from ._readiness import ReadinessGate
 from ._slot import Attempt, Slot
@@ -96,16 +97,18 @@ class _Watched:
         ready = self._readiness
         return (liveness.probe, liveness.call_timeout) == (ready.probe, ready.call_timeout)
 
-    async def _check(self, probe: object, call_timeout: float) -> str | None:
-        return await self._watch.gate.check(self._slot, self._attempt, probe, call_timeout)  # type: ignore[arg-type]
+    async def _check(self, probe: Probe, call_timeout: float) -> str | None:
+        error = await self._watch.gate.check(self._slot, self._attempt, probe, call_timeout)
+        assert self._attempt.child is not None
+        if self._attempt.cause is not None or self._attempt.child.has_ended():
+            # It was asked to end, or has, while the check went on: its end is about to arrive here, and says it all.
+            await trio.sleep_forever()
+        return error
 
     def _note_readiness(self, error: str | None) -> None:
-        assert self._attempt.child is not None
         self._attempt.last_health_error = error
-        if self._attempt.cause is not None or not self._rotation.changes_with(error is None):
+        if not self._rotation.changes_with(error is None):
             return
-        if error is None and self._attempt.child.has_ended():
-            return  # it has ended while the check went on: its end is about to arrive here, and it is never READY
         if error is None:
             self._watch.back_in_rotation(self._slot)
         else:
