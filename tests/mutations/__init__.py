@@ -99,6 +99,22 @@ MUTATIONS = (
         tests=("tests/engine/test_side_tasks.py",),
     ),
     Mutation(
+        promise="P5",
+        what="backends that flood their output are read in turns",
+        file="engine/_system.py",
+        old="async with self._system.pump_turns:  # comes once around the loop at the earliest\n",
+        new="async with trio.Semaphore(1):\n",
+        tests=("tests/logs/test_real_logs.py",),
+    ),
+    Mutation(
+        promise="P5",
+        what="what waits to be written to log files is bounded",
+        file="_backlog.py",
+        old="        while self._cost > self._limit:\n",
+        new="        while False:\n",
+        tests=("tests/logs/test_log_files.py",),
+    ),
+    Mutation(
         promise="P6",
         what="a freed port is in quarantine",
         file="_port_pool.py",
