@@ -44,8 +44,14 @@ class Launching:
     calls: PluginCalls
     _launching: trio.Lock = attrs.field(factory=trio.Lock)
 
-    async def launch(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery) -> None:
+    async def launch(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery, may_start: Callable[[], bool]) -> bool:
         """Start the process of *attempt*; what watches it runs in *pumps*.
+
+        Args:
+            may_start: Asked at the last moment, since the wait for the lock may be long.
+
+        Returns:
+            Whether it did.
 
         Raises:
             InvalidCommand, InvalidValue: It cannot be executed.
@@ -59,12 +65,15 @@ class Launching:
         try:
             # A launch blocks until its program is executed: one each time around the loop, whoever else waits.
             async with self._launching:
+                if not may_start():
+                    return False
                 attempt.command = prepare(spec)
                 self._launch(slot, attempt)
                 # No await since the launch: a cancel from here on finds the process watched.
                 pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
                 pumps.start_soon(self._pump, attempt, "stdout", name=f"stdout of {slot.key}")
                 pumps.start_soon(self._pump, attempt, "stderr", name=f"stderr of {slot.key}")
+                return True
         finally:
             lock.let_go()
 

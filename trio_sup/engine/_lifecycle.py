@@ -163,8 +163,7 @@ class Lifecycle:
             self.records.keep(attempt.report)
 
     async def _live(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery) -> None:
-        await self._may_start(slot, partial(self.moves.wait_for, slot))
-        await self.launching.launch(slot, attempt, pumps)
+        await self._launch(slot, attempt, pumps)
         assert attempt.launched_at is not None
         with trio.CancelScope(deadline=attempt.launched_at + attempt.spec.readiness.timeout) as ready_scope:
             async with extended_by_progress(attempt, ready_scope):
@@ -180,18 +179,22 @@ class Lifecycle:
             await self._stay_ready(slot, attempt)
         await trio.sleep_forever()
 
-    async def _may_start(self, slot: Slot, waits_for: Callable[[str], None]) -> None:
-        """Wait for what it needs, for its group and for room, until it has all of that at once."""
+    async def _launch(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery) -> None:
+        """Wait for what it needs, for its group and for room; launch it once it has all of that at the same time."""
+        waits_for = partial(self.moves.wait_for, slot)
         was_admitted = slot.admitted
         while True:
             await self.needs.met(slot, waits_for)
             await self.groups.turn(slot, waits_for)
             await self.admission.admit(slot, waits_for)
-            if self.needs.are_met(slot) and self.groups.is_turn(slot):
+            if await self.launching.launch(slot, attempt, pumps, partial(self._may_start, slot)):
                 return
             # One of them has failed again meanwhile, and may want the very room that this one would keep.
             slot.admitted = was_admitted
             self.table.changes.happened()
+
+    def _may_start(self, slot: Slot) -> bool:
+        return self.needs.are_met(slot) and self.groups.is_turn(slot)
 
     def _ready(self, slot: Slot, attempt: Attempt) -> None:
         assert attempt.launched_at is not None
