@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_sup
 from trio_sup import BackendSpec, Cause, InvalidValue, NoRoom, Phase, ProcessKey
+from trio_sup.events import BackendWaiting
 from trio_sup.testing import FakeBackend, FakeSystem
 
 MIB = 2**20
@@ -192,6 +193,25 @@ async def test_a_newcomer_that_gives_up_while_it_waits_leaves_nothing(autojump_c
         await trio.sleep(20)
         assert running(sup) == []
         assert len(system.children) == 1
+
+
+async def test_newcomers_that_wait_do_not_wake_each_other(autojump_clock: MockClock) -> None:
+    slow = FakeBackend(stops_after=50, memory_bytes=90 * MIB)
+    grace = {"grace": 100, "memory": 60 * MIB}
+    async with supervised(slow, FakeBackend(memory_bytes=40 * MIB), memory_budget="130MiB") as (sup, system):
+        await sup.start(spec("old", **grace))
+        stream = sup.events()
+
+        async def start(name: str) -> None:
+            with suppress(NoRoom):
+                await sup.start(spec(name, **grace))
+
+        async with trio.open_nursery() as nursery:
+            for name in ("b", "c", "d"):
+                nursery.start_soon(start, name)
+    waits = [event async for event in stream if isinstance(event, BackendWaiting)]
+    assert len(waits) < 30
+    assert system.running() == []
 
 
 @pytest.mark.parametrize(

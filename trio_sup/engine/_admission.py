@@ -37,9 +37,10 @@ class Admission:
         """
         if self.bounds == Bounds():
             return
+        if self.bounds.memory_budget is not None and not slot.admitted:
+            waits_for("a look at the memory that is in use")
         while not slot.admitted:
             if self.bounds.memory_budget is not None:
-                waits_for("a look at the memory that is in use")
                 await self._measure()
             # No await from here to the admission: two newcomers cannot get the same room.
             decision = make_room(slot.key, slot.spec.memory or 0, map(self._occupant, self._inside()), self.bounds)
@@ -53,7 +54,8 @@ class Admission:
                         for key in keys:
                             self.table[key].attempt.end(Cause.EVICTED)
                     waits_for(f"the room of {', '.join(map(str, keys))}")
-                    await self.table.changes.next()
+                    # Not for any change: two that wait would wake each other, over and over.
+                    await self.table.changes.next(*map(str, keys))
 
     def _inside(self) -> Iterable[Slot]:
         return (slot for slot in self.table if slot.admitted)
@@ -71,8 +73,8 @@ class Admission:
     def _use_of(self, slot: Slot) -> Use:
         if slot.phase is Phase.STOP_FAILED:
             return Use.STUCK
-        if slot.is_ending() or slot.leave:
-            return Use.STOPPING if slot.next is None and (slot.leave or self._is_over(slot)) else Use.STARTING
+        if slot.is_leaving():
+            return Use.STOPPING if slot.goes_for_good() else Use.STARTING
         if slot.phase not in (Phase.READY, Phase.UNREADY):
             return Use.STARTING
         if slot.spec.pinned:
@@ -80,12 +82,6 @@ class Admission:
         if slot.leases:
             return Use.LEASED
         return Use.NEEDED if self.needs.has_live_dependents(slot) else Use.IDLE
-
-    @staticmethod
-    def _is_over(slot: Slot) -> bool:
-        """Whether nothing follows what ends there now."""
-        cause = slot.attempt.cause
-        return cause in (Cause.ASKED, Cause.EVICTED, Cause.IDLE, Cause.NEEDED_STOPPED, Cause.ABANDONED, Cause.SHUTDOWN)
 
     async def _measure(self) -> None:
         """Have a fresh look at the memory of all that runs."""
