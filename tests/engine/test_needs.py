@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_sup
-from tests.engine.staging import AT_ONCE, Stage, fails, phases, spec, staged, until
+from tests.engine.staging import AT_ONCE, GivesUp, Stage, fails, phases, spec, staged, until
 from trio_sup import Cause, Phase, Readiness
 from trio_sup.testing import FakeBackend
 
@@ -533,6 +536,30 @@ async def test_what_fails_before_a_bound_one_was_launched_is_waited_for_again(au
         await sup.start(BOUND)  # waits 6 s for room, and the needed one fails meanwhile
         assert stage.at("api#0", Phase.STARTING) == [pytest.approx(15, abs=0.5)]
         assert phases(sup) == {"api#0": Phase.READY, "db#0": Phase.READY}
+
+
+async def test_what_fails_while_a_bound_one_waits_for_its_install_lock_is_waited_for_again(
+    autojump_clock: MockClock,
+) -> None:
+    opened = trio.Event()
+
+    class Gate:
+        @asynccontextmanager
+        async def hold(self, backend: str, *, shared: bool) -> AsyncIterator[None]:
+            if backend == "api":
+                await opened.wait()
+            yield
+
+    stage = Stage()
+    async with staged(stage, install_lock=Gate()) as sup, trio.open_nursery() as nursery:
+        await sup.start(attrs.evolve(DB, restart_policy=GivesUp(1, delay=10)))
+        nursery.start_soon(sup.start, BOUND)
+        await wait_all_tasks_blocked()
+        assert stage.waited_for("api#0") == ["the install lock of api"]
+        stage.of["db"][0].exit(trio_sup.ExitStatus(code=1))
+        opened.set()
+        await until(sup, "api#0", Phase.READY)
+        assert stage.at("api#0", Phase.STARTING) == stage.at("db#0", Phase.READY)[1:]
 
 
 async def test_a_dependent_that_restarts_by_itself_starts_what_it_needs(autojump_clock: MockClock) -> None:

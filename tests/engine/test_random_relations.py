@@ -142,8 +142,15 @@ def cast_of(drawn: Iterable[dict[str, Any]]) -> list[tuple[BackendSpec, int, lis
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.permutations(range(6)), st.lists(members, min_size=6, max_size=6), st.lists(actions, max_size=30))
-def test_everything_settles_in_order_and_nothing_leaks(order: list[int], drawn: Any, schedule: list[Any]) -> None:
+@given(
+    st.sampled_from([None, None, 4]),
+    st.permutations(range(6)),
+    st.lists(members, min_size=6, max_size=6),
+    st.lists(actions, max_size=30),
+)
+def test_everything_settles_in_order_and_nothing_leaks(
+    max_running: int | None, order: list[int], drawn: Any, schedule: list[Any]
+) -> None:
     cast = cast_of(drawn)
     specs = {each.name: each for each, _, _ in cast}
     stage = Stage(**{each.name: [*behaviours_, FakeBackend()] for each, _, behaviours_ in cast})
@@ -174,7 +181,12 @@ def test_everything_settles_in_order_and_nothing_leaks(order: list[int], drawn: 
 
     async def run() -> None:
         async with trio_sup.open_supervisor(
-            system=stage, plugins=[stage, Looks()], groups=groups, install_lock="memory", shutdown_timeout=1000
+            system=stage,
+            plugins=[stage, Looks()],
+            groups=groups,
+            install_lock="memory",
+            shutdown_timeout=1000,
+            max_running=max_running,
         ) as sup:
             supervisors.append(sup)
             for place in order:  # the order of definitions is not that of needs
