@@ -30,7 +30,7 @@ async def main():
         except trio_sup.StopFailed as error:
             print("failed:", error)
         (now,) = sup.backends
-        print(now.phase.name, sup.get_address(now.key), now.port == backend.port, now.survivors[0].pid == backend.pid)
+        print(now.phase.name, sup.get_address(now.key), now.port == backend.port, backend.pid in [each.pid for each in now.survivors])
         try:
             await sup.start(spec)
         except trio_sup.StopFailed:

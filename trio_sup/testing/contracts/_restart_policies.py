@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ..._phases import Cause, Phase
@@ -84,7 +84,8 @@ def _histories(draw: st.DrawFn) -> list[AttemptEnd]:
 def _whatever_happens(test: Callable[[list[AttemptEnd], int], object]) -> None:
     """Call *test* with many histories and seeds."""
 
-    @settings(max_examples=60, deadline=None, database=None)
+    # Not shrunk: a policy that has chance of its own would keep the shrinking busy for minutes.
+    @settings(max_examples=60, deadline=None, database=None, phases=[Phase.explicit, Phase.generate])
     @given(_histories(), st.integers(0, 2**32))
     def tried(ends: list[AttemptEnd], seed: int) -> None:
         test(ends, seed)
