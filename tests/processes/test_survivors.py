@@ -30,7 +30,8 @@ async def main():
         except trio_sup.StopFailed as error:
             print("failed:", error)
         (now,) = sup.backends
-        print(now.phase.name, sup.get_address(now.key), now.port == backend.port, backend.pid in [each.pid for each in now.survivors])
+        named = [survivor.pid for survivor in now.survivors]
+        print(now.phase.name, sup.get_address(now.key), now.port == backend.port, backend.pid in named)
         try:
             await sup.start(spec)
         except trio_sup.StopFailed:

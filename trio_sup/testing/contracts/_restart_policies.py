@@ -11,7 +11,8 @@ from typing import ClassVar
 
 import attrs
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase as Stage
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ..._phases import Cause, Phase
@@ -85,7 +86,7 @@ def _whatever_happens(test: Callable[[list[AttemptEnd], int], object]) -> None:
     """Call *test* with many histories and seeds."""
 
     # Not shrunk: a policy that has chance of its own would keep the shrinking busy for minutes.
-    @settings(max_examples=60, deadline=None, database=None, phases=[Phase.explicit, Phase.generate])
+    @settings(max_examples=60, deadline=None, database=None, phases=[Stage.explicit, Stage.generate])
     @given(_histories(), st.integers(0, 2**32))
     def tried(ends: list[AttemptEnd], seed: int) -> None:
         test(ends, seed)
