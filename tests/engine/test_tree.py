@@ -237,6 +237,40 @@ async def test_who_left_session_and_group_is_told_before_anybody_is_ended() -> N
     assert told[0] == (True, left)
 
 
+async def test_who_is_forked_after_the_look_and_sheds_every_name_is_ended_too() -> None:
+    script = (
+        "import os, signal, sys\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid(); os.execve('/bin/sh', ['sh', '-c', 'echo shed $$; exec sleep 1000'], {})\n"
+        "signal.pause()\n"
+    )
+    told, tells = os.pipe()
+
+    class Late(SharedScan):
+        """Lets the member fork between the first look and what follows from it."""
+
+        looks = 0
+
+        async def fresh(self) -> ProcessTable:
+            table = await super().fresh()
+            self.looks += 1
+            if self.looks == 1:
+                os.write(tells, b"\n")
+                shed = await talk.process_said("shed")
+                assert table.get(shed.pid) is None
+            return table
+
+    async with planted([sys.executable, "-E", "-c", script], stdin=told) as (talk, tree):
+        os.close(told)
+        await talk.said("ready")
+        scan = Late()
+        assert await end_tree(tree, scan, timeout=5) == ()
+        assert scan.looks > 1
+        await talk.all_gone()
+    os.close(tells)
+
+
 async def test_a_member_that_lost_its_main_thread_is_ended() -> None:
     async with planted(child("loses_its_main_thread")) as (talk, tree):
         await talk.said("ready")

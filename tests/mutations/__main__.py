@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from tests.mutations import MUTATIONS, Mutation
+from trio_sup.guard import _parent
 
 ROOT = Path(__file__).parent.parent.parent
 BOUND = 300.0
@@ -31,6 +32,8 @@ def main() -> int:
         for each in chosen:
             print(each.promise, each.what)
         return 0
+    # Without what ends them, processes are left: orphans become ours, and are ended after each mutation.
+    _parent._become_subreaper()
     survivors = [each for each in chosen if not _is_killed(each)]
     for each in survivors:
         print(f"SURVIVES: {each.promise} without: {each.what}")
@@ -66,6 +69,8 @@ def _is_killed(mutation: Mutation) -> bool:
             status, said = done.returncode, done.stdout.strip().rpartition("\n")[2]
             if status not in (0, 1):
                 raise SystemExit(f"{mutation.what}: pytest says\n{done.stdout}{done.stderr}")
+        finally:
+            _parent._end_descendants()
     print(f"{mutation.promise} {mutation.what}: {said} ({time.monotonic() - began:.0f} s)", flush=True)
     return status == 1
 

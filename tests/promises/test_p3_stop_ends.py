@@ -1,7 +1,8 @@
 """P3, stop ends: within its bound from every phase, whatever the backend or a policy does, and it tells the truth.
 
 The tree is enumerated by its four names (session, group, recorded descendants, marker) and proven gone; what survives
-is named with its pid and command, watched, and keeps its port: tests/processes/test_survivors.py.
+is named with its pid and command, watched by descriptor, and keeps its port (see `tests/processes/test_survivors.py`,
+too).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +21,7 @@ import pytest
 import trio
 
 import trio_sup
-from tests.conftest import next_of
+from tests.conftest import ROOT, next_of
 from trio_sup import BackendSpec, events
 from trio_sup.engine._ending import KILL_TIMEOUT
 
@@ -62,12 +65,17 @@ async def escaping(held: Path, *options: str, **fields: Any) -> AsyncIterator[Ba
 # ---- whatever the backend does
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["politely", "forced", "after a crash"])
-async def test_when_a_stop_says_gone_all_of_the_tree_is(held: Path, kind: str, how: str) -> None:
-    # A leader that ends by itself leaves those unknown that have shed every other name: nobody has looked before.
-    if how == "after a crash" and kind in ("cleared", "cleared_grandchild", "shedding"):
-        kind = "own_session"
+# A leader that ends by itself leaves those unknown that have shed every other name: nobody has looked before.
+WAYS = [
+    (how, kind)
+    for how in ("politely", "forced", "after a crash")
+    for kind in KINDS
+    if how != "after a crash" or kind not in ("cleared", "cleared_grandchild", "shedding")
+]
+
+
+@pytest.mark.parametrize(("how", "kind"), WAYS)
+async def test_when_a_stop_says_gone_all_of_the_tree_is(held: Path, how: str, kind: str) -> None:
     ignores = ["--ignores"] if kind == "cleared_grandchild" else []
     with trio.fail_after(60):
         async with escaping(held, "--with", kind, *ignores, grace=0.3) as spec, trio_sup.open_supervisor() as sup:
@@ -258,3 +266,89 @@ async def test_a_policy_that_never_lets_go_does_not_delay_the_next_process() -> 
             await sup.start(spec)
             stuck = await next_of(stream, events.PluginStuck)
             assert "ignores-sigterm#0" in stuck.task
+
+
+# ---- what survives
+
+PROGRAM = """
+import socket, sys, trio, trio_sup
+from tests.promises.test_p3_stop_ends import Policy
+from trio_sup import events
+from trio_sup.engine import _ending
+
+_ending.KILL_TIMEOUT = 1  # seconds: it cannot be ended anyway
+
+async def main():
+    spec = trio_sup.BackendSpec(
+        name="stubborn",
+        command=["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c",
+                 "echo $$ > $0; exec sleep 300", "pid-{port}"],
+        readiness=trio_sup.Readiness(probe={"strategy": "exec", "command": ["test", "-s", "pid-{port}"]}),
+        grace=0.2,
+        stop_policy=Policy(sys.argv[1]),
+    )
+    async with trio_sup.open_supervisor(shutdown_timeout=1) as sup:
+        backend = await sup.start(spec)
+        began = trio.current_time()
+        try:
+            await sup.stop("stubborn")
+        except trio_sup.StopFailed as error:
+            print("failed:", error)
+        print("in time:", trio.current_time() - began < (0.2 + 1) + 0.3 + 1 + 2)
+        (now,) = sup.backends
+        print(now.phase.name, sup.get_address(now.key), now.port == backend.port, now.survivors[0].pid == backend.pid)
+        print("named:", now.survivors[0].command)
+        with socket.socket() as stranger:
+            try:
+                stranger.bind(("127.0.0.1", backend.port))
+            except OSError:
+                print("the port is kept")
+        try:
+            await sup.start(spec)
+        except trio_sup.StopFailed:
+            print("no second process")
+        stream = sup.events()
+        print("kill", backend.pid, flush=True)
+        async for event in stream:
+            if isinstance(event, events.BackendGone):
+                print("gone", flush=True)
+                break
+
+trio.run(main)
+"""
+
+
+@pytest.mark.needs("setpriv")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make a process of another user")
+@pytest.mark.parametrize("vice", ["hangs", "raises", "lies"])
+def test_a_policy_changes_nothing_of_what_is_said_of_survivors(tmp_path: Path, vice: str) -> None:
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents:
+        if not folder.stat().st_mode & 0o001:  # the folders that pytest keeps to itself
+            folder.chmod(folder.stat().st_mode | 0o011)
+    program = subprocess.Popen(
+        # Root without the capability to signal other users' processes.
+        ["setpriv", "--bounding-set", "-kill", sys.executable, "-c", PROGRAM, vice],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    lines = []
+    try:
+        assert program.stdout is not None
+        for line in program.stdout:
+            lines.append(line)
+            if line.startswith("kill"):
+                os.kill(int(line.split()[1]), 9)
+    finally:
+        program.kill()
+        program.communicate()
+    text = "".join(lines)
+    assert "not permitted to signal it" in text
+    assert "in time: True" in text
+    assert "STOP_FAILED None True True" in text
+    assert "named: sleep 300" in text
+    assert "the port is kept" in text
+    assert "no second process" in text
+    assert text.endswith("gone\n")
