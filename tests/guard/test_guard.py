@@ -115,9 +115,13 @@ async def test_the_replacement_knows_the_trees_from_before() -> None:
         await talk.said("ready")
         await ended(await talk.process_said("leader"))
         os.kill(helper.pid, signal.SIGKILL)
-        assert (await talk.said("lost"))[0] == str(helper.pid)
+        lost, successor = await talk.said("lost")
+        assert lost == str(helper.pid)
+        replacement = read_process(int(successor))
+        assert replacement is not None
         talk.process.kill()
         await talk.all_gone()
+        await ended(replacement)
 
 
 async def test_the_replacement_knows_the_members_from_before() -> None:

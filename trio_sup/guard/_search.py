@@ -15,8 +15,9 @@ elif __package__:
 else:
     import _proc
 
-# A child between vfork and exec still shows its parent's environment: that is over well within the time of these.
-CLEAN_PASSES = 3
+# A child between vfork and exec still shows its parent's environment. That is over well within the time of these, also
+# on a machine so busy that it is not given a processor for a tenth of a second.
+CLEAN_PASSES = 20
 PASS_INTERVAL = 0.005
 # How many passes are repeated because somebody, most likely a stranger, was inside execve or could not be looked at.
 MAX_WASTED_PASSES = 200
