@@ -123,7 +123,8 @@ def test_a_recorded_descendant_stays_a_member_until_its_number_means_another_pro
 
 
 def test_one_that_was_listed_and_has_ended_since_leaves_it_open_whether_all_were_seen() -> None:
-    process = subprocess.Popen(["true"])
+    # As every leader of a tree: a session from outside this pid namespace shows as 0, like a kernel thread's.
+    process = subprocess.Popen(["true"], start_new_session=True)
     listed = read_process(process.pid)
     assert listed is not None
     process.wait()
