@@ -5,7 +5,6 @@ cattrs is imported only when there is something to structure.
 
 from __future__ import annotations
 
-import difflib
 import enum
 import functools
 import itertools
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 
 import attrs
 
+from ._wording import did_you_mean
 from .errors import InvalidValue, TrioSupError
 
 if TYPE_CHECKING:
@@ -142,9 +142,8 @@ def below(path: str, key: str | int) -> str:
 
 
 def _near(key: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
+    if near := did_you_mean(key, known):
+        return f"; {near}"
     return f"; known are {', '.join(known)}" if known else "; none is known here"
 
 

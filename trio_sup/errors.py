@@ -6,11 +6,12 @@ so that code never has to parse a message.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
+
+from ._wording import did_you_mean
 
 if TYPE_CHECKING:
     from ._reports import ExitReport, StopReport
@@ -72,8 +73,8 @@ class UnknownBackend(TrioSupError):
     known: Sequence[str]
 
     def __str__(self) -> str:
-        near = difflib.get_close_matches(self.name, self.known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = did_you_mean(self.name, self.known)
+        hint = f"; {near}" if near else ""
         known = f"known are {', '.join(self.known)}" if self.known else "none is defined"
         return f"unknown backend {self.name!r}: {known}{hint}"
 
@@ -131,8 +132,8 @@ class UnknownStrategy(TrioSupError):
     known: Sequence[str]
 
     def __str__(self) -> str:
-        near = difflib.get_close_matches(self.name, self.known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = did_you_mean(self.name, self.known)
+        hint = f"; {near}" if near else ""
         return f"unknown {self.kind} {self.name!r}: known are {', '.join(self.known)}{hint}"
 
 

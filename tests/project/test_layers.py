@@ -23,6 +23,7 @@ LAYERS = [
         "_report_tables",
         "_units",
         "_values",
+        "_wording",
     },
     {
         "_backlog",

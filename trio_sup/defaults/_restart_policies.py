@@ -17,6 +17,7 @@ from .._restarts import (
     since_healthy,
 )
 from .._units import in_words
+from .._wording import counted
 from ..errors import InvalidValue
 from ..hookspecs import hookimpl
 from ..strategies import AttemptEnd, GiveUp, RestartAfter, RestartPolicy, complaints_name_fields, seconds
@@ -109,9 +110,9 @@ class Always:
         """See `RestartPolicy`."""
         recent = since_healthy(ends, self.healthy_after)
         if self.max_start_failures and failed_starts(recent) >= self.max_start_failures:
-            return GiveUp(f"{_counted(self.max_start_failures, 'failed start')} in a row")
+            return GiveUp(f"{counted(self.max_start_failures, 'failed start')} in a row")
         if self._intensity.is_exceeded(ends):
-            return GiveUp(f"more than {_counted(self.limit, 'restart')} within {in_words(self.period)}")
+            return GiveUp(f"more than {counted(self.limit, 'restart')} within {in_words(self.period)}")
         return RestartAfter(self._backoff.wait(len(recent), rng))
 
     def _refuse_waits(self) -> None:
@@ -144,7 +145,7 @@ class Always:
             if self._is_set("period"):
                 raise self._refusal("period", "has no effect with limit 0: leave it out, or raise limit")
         elif (fastest := fastest_restarts(self.limit, self._backoff, self.healthy_after)) >= self.period:
-            why = f"is too short for limit, {_counted(self.limit, 'restart')} take at least {in_words(fastest)}"
+            why = f"is too short for limit, {counted(self.limit, 'restart')} take at least {in_words(fastest)}"
             raise self._refusal("period", f"{why}: raise period, or lower limit or delay")
         pace = fastest_pace(self._backoff, self.healthy_after)
         if pace < _SLOWEST_LOOP:
@@ -170,10 +171,6 @@ class OnFailure(Always):
     def decide(self, ends: Sequence[AttemptEnd], rng: random.Random) -> RestartAfter | GiveUp | None:
         """See `RestartPolicy`."""
         return None if ends[-1].success else super().decide(ends, rng)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 @hookimpl(trylast=True)

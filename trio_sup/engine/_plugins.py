@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, ModuleType
@@ -15,6 +14,7 @@ import pluggy
 from .. import hookspecs
 from .._structuring import InvalidTable, problems_of, structure
 from .._values import Choice
+from .._wording import did_you_mean
 from ..errors import InvalidOptions, InvalidValue, TrioSupError, UnknownStrategy
 from ..strategies import (
     InstallLock,
@@ -356,8 +356,7 @@ def _misspelt(manager: pluggy.PluginManager, plugin: object) -> str | None:
     if not unknown:
         return None
     known = [name for name in vars(hookspecs) if name.startswith("trio_sup_")]
-    near = difflib.get_close_matches(unknown[0], known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    hint = did_you_mean(unknown[0], known) or f"known are {', '.join(known)}"
     return f"there is no hook {unknown[0]!r}; {hint}"
 
 

@@ -13,6 +13,7 @@ from .._restart_schedule import Schedule, play
 from .._structuring import below
 from .._units import in_words
 from .._values import Choice
+from .._wording import counted
 from ..engine._plugins import Plugins
 from ..errors import ConfigError
 from ._config import Config, ConfiguredBackend
@@ -44,7 +45,7 @@ def show_check(config: Config, plugins: Plugins, *, as_json: bool) -> None:
         print(json.dumps(document, indent=2))
         return
     processes = sum(len(entry.keys) for entry in entries)
-    print(f"{config.path}: {_counted(len(entries), 'backend')}, {_counted(processes, 'process', 'processes')}")
+    print(f"{config.path}: {counted(len(entries), 'backend')}, {counted(processes, 'process', 'processes')}")
     for entry in entries:
         print("\n".join(["", *entry.for_people()]))
 
@@ -156,7 +157,3 @@ def _told(schedule: Schedule) -> str:
 
 def _row(delay: float, times: int) -> str:
     return in_words(delay) if times == 1 else f"{in_words(delay)} ({times} times)"
-
-
-def _counted(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"

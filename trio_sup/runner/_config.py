@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from .._values import (
     to_bool,
     to_choice,
 )
+from .._wording import did_you_mean
 from ..engine._command import check
 from ..engine._loading import PluginProblem, names_of
 from ..engine._plugins import Kind, Plugins
@@ -249,8 +249,7 @@ class _Reader:
         """Complain about the keys at the top that mean nothing, and take them out."""
         known = sorted(known)
         for key in sorted(table.keys() - set(known)):
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            hint = did_you_mean(key, known) or f"known are {', '.join(known)}"
             self.problems.append(f"{below('', key)}: unknown key; {hint}")
             del table[key]
 
@@ -336,12 +335,13 @@ class _Reader:
             path = below("backends", backend.name)
             for index, need in enumerate(backend.needs):
                 if not resolve(need, specs):
-                    hint = _did_you_mean(need, names)
+                    near = did_you_mean(need, names)
+                    hint = f"; {near}" if near else ""
                     self.problems.append(f"{path}.needs[{index}]: there is no backend {need!r} in this file{hint}")
             if backend.group is not None and backend.group not in settings.groups:
-                hint = _did_you_mean(backend.group, sorted(settings.groups))
-                where = f"add a table [groups.{backend.group}]"
-                self.problems.append(f"{path}.group: there is no group {backend.group!r}{hint or f'; {where}'}")
+                near = did_you_mean(backend.group, sorted(settings.groups))
+                hint = near or f"add a table [groups.{backend.group}]"
+                self.problems.append(f"{path}.group: there is no group {backend.group!r}; {hint}")
         cycle = find_cycle(specs)
         if cycle is not None:
             self.problems.append(f"backends: {DependencyCycle(cycle)}")
@@ -431,11 +431,6 @@ class _Reader:
             self.problems.append(f"{path}: {error}")
         except OSError as error:
             self.problems.append(f"{path}.command: {error.strerror}: {error.filename}")
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _without_wrong(table: Mapping[str, Any], path: str, problems: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 import time
@@ -14,6 +13,7 @@ from .._exit_files import exits_in, read_all
 from .._report_tables import plain
 from .._reports import ExitReport
 from .._values import ProcessKey
+from .._wording import did_you_mean
 from ..errors import ConfigError
 from ._state_directory import default_state_dir
 
@@ -88,8 +88,8 @@ def _nothing(identifier: str, known: Sequence[ProcessKey], directory: Path) -> s
     if not known:
         return f"no end of any backend is on record in {directory}"
     names = [str(key) for key in known]
-    near = difflib.get_close_matches(identifier, [*names, *(key.model for key in known)], n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = did_you_mean(identifier, [*names, *(key.model for key in known)])
+    hint = f"{near} " if near else ""
     return f"no end of {identifier!r} is on record in {directory}; {hint}Known are {', '.join(names)}"
 
 

@@ -1,0 +1,17 @@
+"""Pieces of messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A question after the one of *known* that *name* was probably meant to be; None if it is like none of them."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else None
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number of things: ``"1 restart"``, ``"3 restarts"``; *many* is the plural of *one* if that is no mere ``s``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
