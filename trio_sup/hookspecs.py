@@ -13,6 +13,7 @@ from typing import Any
 import pluggy
 
 from .strategies import (
+    GallerySource,
     InstallLock,
     LaunchPreparation,
     Observer,
@@ -64,6 +65,11 @@ def trio_sup_warm_ups() -> Mapping[str, Callable[..., WarmUp]]:  # type: ignore[
 @hookspec
 def trio_sup_launch_preparations() -> Mapping[str, Callable[..., LaunchPreparation]]:  # type: ignore[empty-body]
     """Offer ways to change what is executed, by name. One object is made per specification that names it."""
+
+
+@hookspec
+def trio_sup_gallery_sources() -> Mapping[str, Callable[..., GallerySource]]:  # type: ignore[empty-body]
+    """Offer ways to fetch releases, by the scheme of their addresses: ``"https"``. One object per set of galleries."""
 
 
 @hookspec

@@ -12,11 +12,13 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from ._options import complaints_name_fields as complaints_name_fields  # for classes of options
+from ._releases import InstallPhase as InstallPhase
+from ._releases import UnpackLimits as UnpackLimits
 from ._units import byte_count as byte_count  # for options that are sizes
 from ._units import seconds as seconds  # for options that are durations
 
@@ -284,3 +286,75 @@ class Service(Protocol):
     """
 
     def __call__(self, supervisor: Supervisor, /) -> Awaitable[None]: ...
+
+
+@attrs.frozen(kw_only=True)
+class Fetch:
+    """What a gallery source is asked to fetch.
+
+    Attributes:
+        uri: The address, scheme included.
+        into: An empty directory to be filled with the files of the release; what is in it when `fetch` fails is
+            thrown away.
+        scratch: A directory of this address alone, for what is downloaded. It is on the same file system, kept when
+            `fetch` fails or is cancelled, so that the next try can go on, and removed when the release is installed.
+        sha256: Digest, in lower-case hex digits, that what is downloaded must have; None if nobody gave one.
+        verification: How the gallery says that its releases are signed; empty if it does not.
+        limits: How much may be unpacked.
+        report: To be called with phase, bytes done, and bytes in all (None while unknown) as often as you like; quick,
+            and from any thread.
+    """
+
+    uri: str
+    into: Path
+    scratch: Path
+    sha256: str | None = None
+    verification: Mapping[str, Any] = attrs.field(factory=dict)
+    limits: UnpackLimits = attrs.field(factory=UnpackLimits)
+    report: Callable[[InstallPhase, int, int | None], None] = attrs.field(default=lambda phase, done, total: None)
+
+
+@attrs.frozen(kw_only=True)
+class Fetched:
+    """What a gallery source has fetched.
+
+    Attributes:
+        uri: What was really fetched, for the record.
+        digest: ``sha256:`` and hex digits of it; None if that has no meaning here.
+    """
+
+    uri: str
+    digest: str | None = None
+
+
+class GallerySource(Protocol):
+    """Where releases come from, for the addresses of one scheme."""
+
+    def proof(self, uri: str, *, sha256: str | None, verification: Mapping[str, Any]) -> str | None:
+        """Say, in words, what will prove that what is fetched is what was meant; None if nothing would.
+
+        Asked before anything is fetched; where integrity is required, None refuses the address. A proof that is
+        promised here and fails must make `fetch` raise. Quick, and without I/O.
+        """
+        ...
+
+    async def digest(self, uri: str) -> str | None:
+        """Ask what the address means now, without fetching it: ``sha256:…``, or None if that cannot be told.
+
+        Raises:
+            DownloadFailed: It cannot be reached.
+        """
+        ...
+
+    async def fetch(self, fetch: Fetch) -> Fetched:
+        """Download, verify, and only then unpack.
+
+        Raises:
+            DownloadFailed: It cannot be fetched.
+            DigestMismatch: It is not what was meant.
+            UnsafeArchive, ArchiveTooLarge: It must not be unpacked.
+            OSError: The disk is full, and the like.
+
+        Cancellation: ends soon; what was downloaded stays in `scratch`.
+        """
+        ...

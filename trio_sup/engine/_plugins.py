@@ -17,6 +17,7 @@ from .._values import Choice
 from .._wording import did_you_mean
 from ..errors import InvalidOptions, InvalidValue, TrioSupError, UnknownStrategy
 from ..strategies import (
+    GallerySource,
     InstallLock,
     LaunchPreparation,
     Observer,
@@ -29,7 +30,14 @@ from ..strategies import (
 )
 
 Kind: TypeAlias = Literal[
-    "port strategy", "install lock", "stop policy", "probe", "restart policy", "warm-up", "launch preparation"
+    "port strategy",
+    "install lock",
+    "stop policy",
+    "probe",
+    "restart policy",
+    "warm-up",
+    "launch preparation",
+    "gallery source",
 ]
 Factory: TypeAlias = Callable[..., object]
 
@@ -87,6 +95,7 @@ _HOOKS: Final[Mapping[Kind, tuple[str, type]]] = {
     "restart policy": ("trio_sup_restart_policies", RestartPolicy),
     "warm-up": ("trio_sup_warm_ups", WarmUp),
     "launch preparation": ("trio_sup_launch_preparations", LaunchPreparation),
+    "gallery source": ("trio_sup_gallery_sources", GallerySource),
 }
 KINDS: Final = tuple(_HOOKS)
 HOOK_OF: Final[Mapping[Kind, str]] = {kind: hook for kind, (hook, _) in _HOOKS.items()}
@@ -240,6 +249,8 @@ class Plugins:
     def make(self, kind: Literal["warm-up"], choice: Any) -> WarmUp: ...
     @overload
     def make(self, kind: Literal["launch preparation"], choice: Any) -> LaunchPreparation: ...
+    @overload
+    def make(self, kind: Literal["gallery source"], choice: Any) -> GallerySource: ...
     @overload
     def make(self, kind: Kind, choice: Any) -> object: ...
     def make(self, kind: Kind, choice: Any) -> object:

@@ -1,0 +1,1 @@
+"""Backends from OCI registries and image files."""
