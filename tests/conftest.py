@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -28,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that lacks a program it needs fails")
     parser.addoption("--chaos-seed", type=int, help="play the chaos of this seed again")
+
+
+def pytest_collection_finish() -> None:
+    # Those who look for leaks collect garbage first, hundreds of times in all: what was made until now, which is most
+    # of what there is, need not be gone through each time.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -222,7 +222,8 @@ def orphan() -> Iterator[tuple[Process, Process]]:
     try:
         yield leader, child
     finally:
-        os.kill(child.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # whoever inherited it has collected it already
+            os.kill(child.pid, signal.SIGKILL)
 
 
 async def test_who_was_in_the_session_while_its_number_meant_the_tree_is_ended(state: Path) -> None:
