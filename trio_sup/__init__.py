@@ -8,11 +8,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._gallery_errors import ArchiveTooLarge as ArchiveTooLarge
+    from ._gallery_errors import DigestMismatch as DigestMismatch
+    from ._gallery_errors import DownloadFailed as DownloadFailed
+    from ._gallery_errors import GalleryUnavailable as GalleryUnavailable
+    from ._gallery_errors import InstallFailed as InstallFailed
+    from ._gallery_errors import NoGalleries as NoGalleries
+    from ._gallery_errors import NotABackend as NotABackend
+    from ._gallery_errors import NotProven as NotProven
+    from ._gallery_errors import ReleaseInUse as ReleaseInUse
+    from ._gallery_errors import UnknownEntry as UnknownEntry
+    from ._gallery_errors import UnknownRelease as UnknownRelease
+    from ._gallery_errors import UnknownSource as UnknownSource
+    from ._gallery_errors import UnsafeArchive as UnsafeArchive
     from ._log_lines import LinesLost as LinesLost
     from ._log_lines import LogLine as LogLine
     from ._phases import Cause as Cause
     from ._phases import Phase as Phase
     from ._phases import Then as Then
+    from ._releases import Deleted as Deleted
+    from ._releases import InstallPhase as InstallPhase
+    from ._releases import InstallProgress as InstallProgress
+    from ._releases import Metadata as Metadata
+    from ._releases import Release as Release
+    from ._releases import UnpackLimits as UnpackLimits
+    from ._releases import Upgraded as Upgraded
     from ._reports import Backend as Backend
     from ._reports import ExitReport as ExitReport
     from ._reports import ExitStatus as ExitStatus
@@ -57,11 +77,23 @@ if TYPE_CHECKING:
     from .errors import UnknownStrategy as UnknownStrategy
     from .errors import Unsupported as Unsupported
     from .errors import WarmUpFailed as WarmUpFailed
+    from .gallery._catalogue import Catalogue as Catalogue
+    from .gallery._gallery import Gallery as Gallery
+    from .gallery._index import IndexEntry as IndexEntry
+    from .gallery._installing import Upgrade as Upgrade
+    from .gallery._settings import Galleries as Galleries
     from .hookspecs import hookimpl as hookimpl
 
 _HOMES = {
+    "_gallery_errors": (
+        "ArchiveTooLarge", "DigestMismatch", "DownloadFailed", "GalleryUnavailable", "InstallFailed", "NoGalleries",
+        "NotABackend", "NotProven", "ReleaseInUse", "UnknownEntry", "UnknownRelease", "UnknownSource", "UnsafeArchive",
+    ),
     "_log_lines": ("LinesLost", "LogLine"),
     "_phases": ("Cause", "Phase", "Then"),
+    "_releases": (
+        "Deleted", "InstallPhase", "InstallProgress", "Metadata", "Release", "UnpackLimits", "Upgraded",
+    ),
     "_reports": ("Backend", "ExitReport", "ExitStatus", "Leftover", "StopReport", "Survivor"),
     "_values": ("BackendSpec", "Choice", "Liveness", "LogSettings", "ProcessKey", "Readiness"),
     "engine": ("PluginError", "Supervisor", "load_plugins", "open_supervisor"),
@@ -72,6 +104,11 @@ _HOMES = {
         "StopFailed", "StoppedDuringStartup", "SupervisorClosed", "TooFewDescriptors", "TrioSupError",
         "UnknownBackend", "UnknownStrategy", "Unsupported", "WarmUpFailed",
     ),
+    "gallery._catalogue": ("Catalogue",),
+    "gallery._gallery": ("Gallery",),
+    "gallery._index": ("IndexEntry",),
+    "gallery._installing": ("Upgrade",),
+    "gallery._settings": ("Galleries",),
     "hookspecs": ("hookimpl",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -172,3 +172,14 @@ class NotABackend(InstallFailed):
     """
 
     directory: Path | None = None
+
+
+@attrs.define(slots=False, eq=False)
+class NoGalleries(TrioSupError):
+    """A release was asked for, and nobody said where releases are."""
+
+    def __str__(self) -> str:
+        return (
+            "there is no directory of releases: give open_supervisor(galleries=trio_sup.Galleries(backends_dir=…)), "
+            "or a table [galleries] in the configuration"
+        )

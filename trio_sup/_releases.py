@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from ._options import complaints_name_fields
 from ._units import byte_count
 from .errors import InvalidValue
+
+if TYPE_CHECKING:
+    from ._values import ProcessKey
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 LONGEST_NAME = 128
@@ -88,6 +91,11 @@ class Release:
     problem: str | None = None
 
     @property
+    def concrete_name(self) -> str:
+        """The name whose install lock guards its files."""
+        return self.concrete or self.name
+
+    @property
     def runnable(self) -> bool:
         """Whether there is a ``run.sh`` to start."""
         return self.directory is not None and (self.directory / "run.sh").is_file()
@@ -130,8 +138,13 @@ class InstallProgress:
         """Between 0 and 1; None while the total is not known."""
         return min(self.done_bytes / self.total_bytes, 1.0) if self.total_bytes else None
 
+    def __str__(self) -> str:
+        done = f" {self.fraction:.0%}" if self.fraction is not None else ""
+        return f"{self.backend}: {self.phase.value}{done}" + (f" ({self.detail})" if self.detail else "")
+
 
 OnProgress = Callable[[InstallProgress], None]
+"""Told how far an installation has come; must be quick."""
 
 
 def _to_bound(value: object) -> int:
@@ -152,3 +165,40 @@ class UnpackLimits:
 
     max_bytes: int = attrs.field(default=64 * 2**30, converter=_to_bound)
     max_files: int = attrs.field(default=1_000_000, converter=_to_bound)
+
+
+AfterUpgrade = Literal["restart", "stop", "rolling"]
+"""What becomes of the backends that run from a release when it is upgraded."""
+
+
+@attrs.frozen(kw_only=True)
+class Upgraded:
+    """What an upgrade did.
+
+    Attributes:
+        release: What is installed now.
+        previous: What was installed before.
+        stopped: The backends that were stopped, and not started again.
+        restarted: Those that run from the new release now.
+        failed: Those that were to be started again and could not be, each with the reason; a rolling upgrade leaves the
+            ones after the first of them as they were.
+    """
+
+    release: Release
+    previous: Release
+    stopped: tuple[ProcessKey, ...] = ()
+    restarted: tuple[ProcessKey, ...] = ()
+    failed: Mapping[ProcessKey, Exception] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Deleted:
+    """What a deletion did.
+
+    Attributes:
+        release: What was installed.
+        stopped: The backends that ran from it, and were stopped.
+    """
+
+    release: Release
+    stopped: tuple[ProcessKey, ...] = ()

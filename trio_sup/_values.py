@@ -12,6 +12,7 @@ from typing import Any, Literal
 import attrs
 
 from ._options import complaints_name_fields
+from ._releases import check_release_name
 from ._units import byte_count, seconds
 from .errors import InvalidValue
 
@@ -217,13 +218,9 @@ def _to_command(value: object) -> tuple[str, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise InvalidValue(value, "a command is a list: the program and its arguments")
     command = tuple(os.fspath(part) if isinstance(part, os.PathLike) else part for part in value)
-    if not command:
-        raise InvalidValue(value, "a command must not be empty: give the program and its arguments")
     for part in command:
         if not isinstance(part, str) or "\0" in part:
             raise InvalidValue(part, "a command consists of texts without NUL characters")
-    if not command[0]:
-        raise InvalidValue(value, "the program of a command must not be empty")
     return command
 
 
@@ -373,7 +370,9 @@ class BackendSpec:
         name: Name of the backend; letters, digits and ``. _ + -``.
         command: Program and arguments. ``{host}``, ``{port}`` and ``{address}`` are filled in; if none of them is
             used, ``--addr host:port`` is appended. A program without ``/`` is looked up on the PATH of the
-            backend's environment; one with ``/`` is relative to ``cwd``.
+            backend's environment; one with ``/`` is relative to ``cwd``. With *release*, further arguments only.
+        release: Name of the installed backend to run, by any of its names: its ``run.sh`` is the program, and its
+            directory the working directory unless ``cwd`` says otherwise. See `open_supervisor`'s *galleries*.
         aliases: Other names that mean this same backend.
         cwd: Working directory; the supervisor's own by default.
         env: Variables set on top of the inherited environment and of ``env_file``.
@@ -415,7 +414,8 @@ class BackendSpec:
     """
 
     name: str = attrs.field(converter=_to_name)
-    command: Sequence[str] = attrs.field(converter=_to_command)
+    command: Sequence[str] = attrs.field(default=(), converter=_to_command)
+    release: str | None = attrs.field(default=None, converter=attrs.converters.optional(check_release_name))
     aliases: frozenset[str] = attrs.field(default=frozenset(), converter=_to_names)
     cwd: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))
     env: Mapping[str, str] = attrs.field(factory=dict, converter=_to_environment, hash=False, repr=False)
@@ -447,6 +447,12 @@ class BackendSpec:
     logs: LogSettings = attrs.field(factory=LogSettings, converter=_to_log_settings)
 
     def __attrs_post_init__(self) -> None:
+        if self.release is None and not self.command:
+            raise InvalidValue(
+                list(self.command), "command: give the program and its arguments, or the name of a release to run"
+            )
+        if self.release is None and not self.command[0]:
+            raise InvalidValue(list(self.command), "command: the program of a command must not be empty")
         if self.bind and not self.needs:
             raise InvalidValue(self.bind, "bind: has no effect without needs")
         if self.pinned and self.idle_timeout is not None:

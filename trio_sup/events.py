@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import attrs
 
 from ._phases import Cause, Phase, Then
+from ._releases import InstallProgress, Release
 from ._reports import ExitReport, Leftover, Survivor
 from ._values import ProcessKey
 
@@ -274,3 +275,48 @@ class EventsLost(Event):
 
     def __str__(self) -> str:
         return f"{self.count} events were lost: this observer is too slow"
+
+
+@attrs.frozen(kw_only=True)
+class InstallProgressed(Event):
+    """An installation has come further, or does something else now; at most ten times a second."""
+
+    progress: InstallProgress
+
+    def __str__(self) -> str:
+        return str(self.progress)
+
+
+@attrs.frozen(kw_only=True)
+class ReleaseInstalled(Event):
+    """A release is in place; `replaced` is what was there before, if anything was."""
+
+    release: Release
+    replaced: Release | None = None
+
+    def __str__(self) -> str:
+        version = f" {self.release.metadata.version}" if self.release.metadata.version else ""
+        return f"{self.release.name}{version} is {'installed anew' if self.replaced else 'installed'}"
+
+
+@attrs.frozen(kw_only=True)
+class InstallEnded(Event):
+    """An installation failed or was cancelled; what was there before is untouched."""
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what} was not installed: {self.why}"
+
+
+@attrs.frozen(kw_only=True)
+class ReleaseDeleted(Event):
+    """A release was deleted; `stopped` are the backends that ran from it until then."""
+
+    release: Release
+    stopped: Sequence[ProcessKey] = ()
+
+    def __str__(self) -> str:
+        stopped = f"; stopped for it: {', '.join(map(str, self.stopped))}" if self.stopped else ""
+        return f"{self.release.name} is deleted{stopped}"

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import attrs
 
+from .._releases import Release
 from .._values import BackendSpec
 from ..errors import InvalidCommand, InvalidValue
 from ..protocol.address import join_address
 
 TOKEN_VARIABLE = "LOCALAI_GRPC_AUTH_TOKEN"
+RUN_SCRIPT = "run.sh"
+"""The program of every release. Source: spec 1.1."""
 
 
 @attrs.frozen(kw_only=True)
@@ -22,6 +25,7 @@ class Command:
 
     Attributes:
         executable: Path of the program.
+        release: The installed backend that it is; None if it is none.
         environment: Everything but the marker.
         cwd: Working directory, or None for the supervisor's own.
         directory: See [`BackendSpec.directory`][trio_sup.BackendSpec].
@@ -36,16 +40,18 @@ class Command:
     directory: Path
     directory_identity: tuple[int, int] | None
     token: str | None = attrs.field(repr=False)
+    release: Release | None = None
 
     def arguments(self, port: int) -> tuple[str, ...]:
         """The command with its placeholders filled in; ``--addr host:port`` is appended if it has none."""
         values = {"{host}": self.spec.host, "{port}": str(port), "{address}": join_address(self.spec.host, port)}
+        command = (self.executable, *self.spec.command) if self.release is not None else tuple(self.spec.command)
         filled = []
-        for part in self.spec.command:
+        for part in command:
             for placeholder, value in values.items():
                 part = part.replace(placeholder, value)
             filled.append(part)
-        if tuple(filled) == tuple(self.spec.command):
+        if tuple(filled) == command:
             filled += ["--addr", values["{address}"]]
         return tuple(filled)
 
@@ -60,8 +66,12 @@ def check(spec: BackendSpec) -> None:
     prepare(spec)
 
 
-def prepare(spec: BackendSpec) -> Command:
+def prepare(spec: BackendSpec, release: Release | None = None) -> Command:
     """Resolve *spec* for a launch.
+
+    Args:
+        release: The installed backend that it names; without it, one that names a release is checked as far as it can
+            be.
 
     Raises:
         InvalidCommand: The program or the working directory is missing or unusable.
@@ -69,17 +79,25 @@ def prepare(spec: BackendSpec) -> Command:
     """
     if spec.cwd is not None and not spec.cwd.is_dir():
         raise InvalidCommand(spec.command, f"its working directory {spec.cwd} is not a directory")
-    environment = _environment(spec)
-    executable = _executable(spec, environment.get("PATH", os.defpath))
-    directory = spec.directory or spec.cwd or Path(executable).absolute().parent
+    home = release.directory.absolute() if release is not None and release.directory is not None else None
+    environment = _environment(spec, _vulkan_drivers(home) if home is not None else {})
+    cwd = spec.cwd
+    if spec.release is None:
+        executable = _executable(spec, environment.get("PATH", os.defpath))
+        directory = spec.directory or spec.cwd or Path(executable).absolute().parent
+    elif home is None:
+        executable, directory = RUN_SCRIPT, spec.directory or Path()
+    else:
+        executable, directory, cwd = _run_script(spec, home), home, cwd or home
     return Command(
         spec=spec,
         executable=executable,
         environment=environment,
-        cwd=spec.cwd,
+        cwd=cwd,
         directory=directory,
         directory_identity=identity_of(directory),
         token=environment.get(TOKEN_VARIABLE) or None,
+        release=release,
     )
 
 
@@ -92,8 +110,8 @@ def identity_of(directory: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _environment(spec: BackendSpec) -> dict[str, str]:
-    environment = {} if spec.clear_env else dict(os.environ)
+def _environment(spec: BackendSpec, bundled: Mapping[str, str]) -> dict[str, str]:
+    environment = {**({} if spec.clear_env else os.environ), **bundled}
     if spec.env_file is not None:
         environment |= _read_env_file(spec.env_file)
     environment |= spec.env
@@ -115,6 +133,24 @@ def _read_env_file(path: Path) -> dict[str, str]:
         if value is None:
             raise InvalidValue(str(path), f"env_file: the line {name!r} has no value; write NAME=value")
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _run_script(spec: BackendSpec, directory: Path) -> str:
+    path = directory / RUN_SCRIPT
+    if not path.is_file():
+        raise InvalidCommand([str(spec.release)], f"there is no file {path}; install it again")
+    if not os.access(path, os.X_OK):
+        raise InvalidCommand([str(spec.release)], f"it is not executable; try: chmod +x {path}")
+    return str(path)
+
+
+def _vulkan_drivers(directory: Path) -> dict[str, str]:
+    """The driver manifests that a release brings along, for the loader.
+
+    Source: the LocalAI worker sets both variables (spec 1.3).
+    """
+    manifests = ":".join(str(path) for path in sorted(directory.glob("vulkan/icd.d/*.json")) if path.is_file())
+    return {"VK_DRIVER_FILES": manifests, "VK_ICD_FILENAMES": manifests} if manifests else {}
 
 
 def _executable(spec: BackendSpec, search_path: str) -> str:

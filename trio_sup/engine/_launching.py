@@ -24,6 +24,7 @@ from ._output import Output, Stream
 from ._plugin_calls import PluginCalls
 from ._port_lease import PortLeases
 from ._preparing import prepared
+from ._releases import Releases
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Slot
 from ._system import System
@@ -42,6 +43,7 @@ class Launching:
     on_output: Callable[[Output], None] | None
     logs: Logs
     calls: PluginCalls
+    releases: Releases | None
     _launching: trio.Lock = attrs.field(factory=trio.Lock)
 
     async def launch(self, slot: Slot, attempt: Attempt, pumps: trio.Nursery, may_start: Callable[[], bool]) -> bool:
@@ -55,19 +57,24 @@ class Launching:
 
         Raises:
             InvalidCommand, InvalidValue: It cannot be executed.
+            UnknownRelease, UnknownEntry, GalleryUnavailable, InstallFailed: Its release is missing, and is not to be,
+                or cannot be, installed.
             NoPortAvailable, LaunchFailed: There is no port for it, or the system refused.
 
         Cancellation: before the launch it leaves nothing; after it, the process is watched.
         """
         spec = attempt.spec
-        self.moves.wait_for(slot, f"the install lock of {spec.name}")
-        lock = await self._lock(spec.name, pumps)
+        locked = spec.name
+        if spec.release is not None and self.releases is not None:
+            locked = (await self.releases.ensure(spec.release, partial(self.moves.wait_for, slot))).concrete_name
+        self.moves.wait_for(slot, f"the install lock of {locked}")
+        lock = await self._lock(locked, pumps)
         try:
             # A launch blocks until its program is executed: one each time around the loop, whoever else waits.
             async with self._launching:
                 if not may_start():
                     return False
-                attempt.command = prepare(spec)
+                self._prepare(attempt)
                 self._launch(slot, attempt)
                 # No await since the launch: a cancel from here on finds the process watched.
                 pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
@@ -92,6 +99,16 @@ class Launching:
         if await holder.acquired():
             return holder
         raise holder.error or RuntimeError("the install lock was given up")
+
+    def _prepare(self, attempt: Attempt) -> None:
+        spec = attempt.spec
+        if spec.release is None or self.releases is None:
+            attempt.command = prepare(spec)
+            return
+        # Only now, with the lock held, do its files stay what they are until it is held itself.
+        release = self.releases.find(spec.release)
+        attempt.command = prepare(spec, release)
+        attempt.let_go_of_release = self.releases.hold(release)
 
     def _launch(self, slot: Slot, attempt: Attempt) -> None:
         """Take a port and start the process: one synchronous step, so that nothing can come between."""

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from .. import events
+from .._gallery_errors import UnknownEntry, UnknownRelease
 from .._phases import Cause, Phase
 from .._reports import StopReport
 from ..errors import GivenUp, InvalidCommand, InvalidValue, NeedFailed, NoRoom, StartFailed, TrioSupError
@@ -47,7 +48,7 @@ _OF_AN_ATTEMPT = (Phase.WAITING, Phase.STARTING, Phase.READY, Phase.UNREADY)
 _COME_BACK = object()
 """What follows such an end."""
 
-_NOT_RETRIED = (InvalidCommand, InvalidValue, NoRoom)
+_NOT_RETRIED = (InvalidCommand, InvalidValue, NoRoom, UnknownRelease, UnknownEntry)
 """Failures of a first start that its caller is to hear of at once: waiting would not mend them."""
 
 
@@ -158,6 +159,8 @@ class Lifecycle:
         # The pumps have made their last read: what follows sees all that was written.
         if slot.wanted.port_collisions < MOST_COLLISIONS and died_of_taken_port(attempt, phase):
             attempt.cause = Cause.PORT_TAKEN
+        if attempt.let_go_of_release is not None:
+            attempt.let_go_of_release()
         await self.endings.conclude(slot, attempt, report_now(ending) if attempt.child is not None else None, ending)
         if attempt.report is not None:
             self.records.keep(attempt.report)

@@ -20,10 +20,14 @@ from .._room import Bounds
 from .._units import byte_count, seconds
 from .._values import GROUP_RESTARTS, GroupRestart, to_choice
 from ..errors import InvalidValue, SignificantEnded, Unsupported
+from ..gallery._settings import Galleries
+from ..strategies import GallerySource
 from ._admission import Admission
 from ._asking import Asking
+from ._contained_source import ContainedSource
 from ._ending import Endings
 from ._event_stream import EventHub
+from ._gallery_parts import lock_choice, make_installer
 from ._groups import Groups
 from ._launching import Launching
 from ._leasing import Leasing
@@ -39,6 +43,8 @@ from ._plugins import Plugins
 from ._port_lease import PortLeases
 from ._readiness import ReadinessGate
 from ._records import Records
+from ._release_changes import ReleaseChanges
+from ._releases import Releases
 from ._restarting import Restarting
 from ._services import Services
 from ._side_tasks import SideTasks
@@ -74,6 +80,7 @@ async def open_supervisor(
     state_dir: str | os.PathLike[str] | None = None,
     ports: Any = "affinity",
     install_lock: Any = "file",
+    galleries: Galleries | None = None,
     stop_policy: Any = "free-then-terminate",
     restart_policy: Any = "never",
     groups: Mapping[str, GroupRestart] = MappingProxyType({}),
@@ -96,7 +103,9 @@ async def open_supervisor(
             made if need be. By default nothing is.
         ports: Which port a backend gets unless its specification says otherwise: a name, a table or
             [`Choice`][trio_sup.Choice] with options, or the object itself.
-        install_lock: What keeps installations and launches apart; given likewise.
+        install_lock: What keeps installations and launches apart; given likewise. The locks of ``"file"`` are in the
+            directory of the releases, if there is one.
+        galleries: Where releases are kept, and where they come from; None for a supervisor that has none.
         stop_policy: How backends are asked to end unless their specification says otherwise; given likewise.
         restart_policy: What follows when one ends although nobody asked for it, unless its specification says
             otherwise; given likewise.
@@ -123,6 +132,7 @@ async def open_supervisor(
         InvalidValue: An option makes no sense.
         UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
         PluginError: A plugin misspells a hook, or offers nonsense.
+        OSError: The directory of the releases cannot be used.
         StateDirectoryInUse: Another supervisor works in *state_dir*.
         ConfigError: *state_dir* cannot be used.
         SignificantEnded: A significant backend ended for good; the block was cancelled then.
@@ -154,7 +164,8 @@ async def open_supervisor(
         records,
         logs,
         ports=to_choice(ports),
-        install_lock=to_choice(install_lock),
+        install_lock=lock_choice(to_choice(install_lock), galleries),
+        galleries=galleries,
         groups=_to_groups(groups),
         max_running=_to_max_running(max_running),
         memory_budget=None if memory_budget is None else byte_count(memory_budget),
@@ -176,6 +187,7 @@ async def open_supervisor(
                     trio.open_nursery() as nursery,
                 ):
                     await side_nursery.start(engine.side.run_host)
+                    await engine.repair_releases()
                     supervisor = engine.supervisor(nursery, shutdown_timeout, **policies)
                     # A task that is cancelled already would not be handed over: its shield would keep it for ever.
                     await trio.lowlevel.checkpoint_if_cancelled()
@@ -246,6 +258,7 @@ class _Engine:
         *,
         ports: Any,
         install_lock: Any,
+        galleries: Galleries | None,
         groups: Mapping[str, GroupRestart],
         max_running: int | None,
         memory_budget: int | None,
@@ -256,6 +269,7 @@ class _Engine:
         self.side = SideTasks(on_stuck=lambda task: hub.publish(events.PluginStuck(task=task)))
         self._plugins, self._calls, self._groups, self._logs = plugins, calls, groups, logs
         self._table = SlotTable()
+        self._releases = self._make_releases(galleries, install_lock, hub) if galleries is not None else None
         moves = Moves(hub=hub, table=self._table)
         leases = PortLeases(
             plugins=plugins,
@@ -296,6 +310,7 @@ class _Engine:
                 on_output=on_output,
                 logs=logs,
                 calls=calls,
+                releases=self._releases,
             ),
             readiness=ReadinessGate(system=system, side=self.side, hub=hub),
             warming=WarmingUp(side=self.side, calls=calls),
@@ -304,6 +319,18 @@ class _Engine:
             records=records,
             on_significant_end=self._end_with,
         )
+
+    def _make_releases(self, galleries: Galleries, install_lock: Any, hub: EventHub) -> Releases:
+        def contain(source: GallerySource, name: str) -> GallerySource:
+            return ContainedSource(source, name, self.side, self._calls)
+
+        installer = make_installer(galleries, self._plugins, install_lock, contain)
+        return Releases(installer=installer, auto_install=galleries.auto_install, hub=hub)
+
+    async def repair_releases(self) -> None:
+        """Finish or take back what an earlier process left half done among the releases."""
+        if self._releases is not None:
+            await self._releases.installer.repair()
 
     def supervisor(
         self, nursery: trio.Nursery, shutdown_timeout: float, *, stop_policy: Any, restart_policy: Any
@@ -317,6 +344,7 @@ class _Engine:
             stop_policy=stop_policy,
             restart_policy=restart_policy,
             groups=self._groups,
+            releases=self._releases,
             nursery=nursery,
         )
         self._stopping = Stopping(needs=self._needs, nursery=nursery)
@@ -326,8 +354,16 @@ class _Engine:
             wishes=self._wishes,
             stopping=self._stopping,
             leasing=Leasing(table=self._table, wishes=self._wishes, lifecycle=self._lifecycle),
+            changes=self._make_changes(nursery),
             logs=self._logs,
             shutdown_timeout=shutdown_timeout,
+        )
+
+    def _make_changes(self, nursery: trio.Nursery) -> ReleaseChanges | None:
+        if self._releases is None:
+            return None
+        return ReleaseChanges(
+            releases=self._releases, table=self._table, wishes=self._wishes, stopping=self._stopping, nursery=nursery
         )
 
     def _end_with(self, slot: Slot, why: str) -> None:

@@ -117,6 +117,7 @@ class Attempt:
         condemned: Its end is decided, though it may have to wait for others to end first.
         timed_out_after: Seconds from launch to the readiness deadline that ended it.
         memory_bytes: What its tree held when it was last measured.
+        let_go_of_release: Lets go of the files that it runs from; to be called when its tree is gone.
         seen_listening: Whether the listener on its port was seen when its owner was looked up.
         report: How it ended, once it has.
         failure: Makes the error for those who wait for it to be ready, once it has ended.
@@ -133,6 +134,7 @@ class Attempt:
     crash: Exception | None = None
     error: TrioSupError | None = None
     command: Command | None = None
+    let_go_of_release: Callable[[], None] | None = None
     child: Child | None = None
     channel: Channel | None = None
     speaks_grpc: bool = False

@@ -21,13 +21,15 @@ from ._leasing import Leasing
 from ._lifecycle import Lifecycle
 from ._log_reader import LogFollower
 from ._logs import Logs
+from ._release_changes import ReleaseChanges
+from ._release_methods import ReleaseMethods
 from ._slot import Slot, Wanted
 from ._slots import SlotTable
 from ._stopping import Stopping
 from ._wishes import Wishes
 
 
-class Supervisor:
+class Supervisor(ReleaseMethods):
     """Starts, watches and ends backends. Made by [`open_supervisor`][trio_sup.open_supervisor] only.
 
     All methods may be called from any Trio task of the same run, also from one older than the supervisor.
@@ -41,9 +43,11 @@ class Supervisor:
         wishes: Wishes,
         stopping: Stopping,
         leasing: Leasing,
+        changes: ReleaseChanges | None,
         logs: Logs,
         shutdown_timeout: float,
     ) -> None:
+        super().__init__(changes)
         self._table = table
         self._lifecycle = lifecycle
         self._wishes = wishes
@@ -209,7 +213,8 @@ class Supervisor:
         up.
 
         Args:
-            spec: What to run; or the key or name of what was defined or started before, without *model* and *replica*.
+            spec: What to run; or the key or name of what was defined or started before, without *model* and *replica*;
+                or the name of an installed release, or of one that may be installed for it.
             model: What the slot serves; the backend's name by default.
             replica: Which of several, counted from 0.
             replace: End what runs there from another specification, and start this one.
@@ -220,7 +225,9 @@ class Supervisor:
         Raises:
             InvalidValue: The key makes no sense.
             InvalidCommand: The program cannot be executed.
-            UnknownBackend: Nothing was ever defined under that name.
+            UnknownBackend: Nothing was ever defined, nor is installed, under that name.
+            UnknownRelease: The release that the specification names is not installed, and is not to be.
+            UnknownEntry, GalleryUnavailable, InstallFailed: It is missing, and could not be installed.
             UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
             DependencyCycle: It needs something that needs it.
             SpecConflict: The slot runs from another specification, and *replace* is false.
@@ -250,9 +257,12 @@ class Supervisor:
         if model is not None or replica:
             raise InvalidValue(spec, "a name says by itself which slot is meant: leave out model and replica")
         keys = self._table.definitions_of(str(spec))
-        if not keys:
+        if keys:
+            return self._wishes.want(self._table.defined[keys[0]], keys[0], replace=replace)
+        release = self._wishes.release_called(str(spec))
+        if release is None:
             raise self._table.unknown(str(spec))
-        return self._wishes.want(self._table.defined[keys[0]], keys[0], replace=replace)
+        return self._wishes.want(release, ProcessKey(release.name, 0), replace=replace)
 
     @asynccontextmanager
     async def use(
@@ -354,6 +364,8 @@ class Supervisor:
     async def _shut_down(self) -> None:
         """End everything in parallel, within the shutdown budget."""
         self._lifecycle.endings.closing = True
+        if self._release_changes is not None:
+            self._release_changes.close()
         slots = list(self._table)
         self._stopping.begin(slots, Cause.SHUTDOWN, asked_by=self._shutdown_reason)
         patience = max(self._shutdown_timeout - KILL_TIMEOUT - 1, self._shutdown_timeout / 2)

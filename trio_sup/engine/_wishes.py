@@ -10,7 +10,9 @@ import attrs
 import trio
 
 from .._dependencies import find_cycle
+from .._gallery_errors import NoGalleries, UnknownRelease
 from .._phases import Cause, Phase
+from .._releases import check_release_name
 from .._values import BackendSpec, ProcessKey
 from ..errors import DependencyCycle, InvalidValue, SpecConflict, StoppedDuringStartup, SupervisorClosed
 from ..strategies import LaunchPreparation
@@ -18,6 +20,7 @@ from ._command import check, identity_of
 from ._lifecycle import Lifecycle
 from ._plugin_calls import PluginCalls
 from ._plugins import Plugins
+from ._releases import Releases
 from ._slot import Attempt, Slot, Strategies, Wanted
 from ._slots import SlotTable
 
@@ -39,6 +42,7 @@ class Wishes:
     stop_policy: Any
     restart_policy: Any
     groups: Mapping[str, object]
+    releases: Releases | None
     nursery: trio.Nursery
 
     @trio.lowlevel.enable_ki_protection
@@ -58,9 +62,23 @@ class Wishes:
         self.table.define(key, spec)
         return wanted
 
+    def release_called(self, name: str) -> BackendSpec | None:
+        """A specification of the release of that name, if it is installed or may be; None if not."""
+        if self.releases is None or "#" in name:
+            return None
+        try:
+            check_release_name(name)
+            if not self.releases.auto_install:
+                self.releases.find(name)
+        except (InvalidValue, UnknownRelease):
+            return None
+        return BackendSpec(name=name, release=name)
+
     def _check(self, spec: BackendSpec, key: ProcessKey) -> None:
         if not isinstance(spec, BackendSpec):
             raise InvalidValue(spec, "expected a trio_sup.BackendSpec")
+        if spec.release is not None and self.releases is None:
+            raise NoGalleries
         if spec.group is not None and spec.group not in self.groups:
             known = ", ".join(sorted(self.groups)) or "there is none"
             raise InvalidValue(spec.group, f"group: no such group is given to the supervisor; known are {known}")
@@ -135,6 +153,19 @@ class Wishes:
         slot.forget_failures()
         slot.attempt.end(cause)
         return wanted
+
+    @trio.lowlevel.enable_ki_protection
+    def renew(self, slot: Slot, why: str) -> Wanted:
+        """End what runs in *slot*, whose files are being replaced, and have it started again from the new ones.
+
+        Those who still wait for it wait for the new one.
+        """
+        next_one = self._make_wanted(slot.spec) if slot.wanted.done.is_set() else slot.wanted
+        next_one.held = True
+        slot.forget_failures()
+        slot.next = next_one
+        slot.attempt.end(Cause.STALE_DIRECTORY, why)
+        return next_one
 
     def _make_wanted(self, spec: BackendSpec) -> Wanted:
         return Wanted(spec, self._make_strategies(spec))
