@@ -35,6 +35,18 @@ def seconds(value: object) -> float:
     raise InvalidValue(value, 'expected a duration: seconds as a number, or text such as "30s", "500ms", "1m30s"')
 
 
+def seconds_above_zero(value: object) -> float:
+    """Read a duration as `seconds` does, but not one of 0 seconds.
+
+    Raises:
+        InvalidValue: It is 0, or `seconds` refuses it.
+    """
+    result = seconds(value)
+    if result <= 0:
+        raise InvalidValue(value, "must be longer than 0 seconds")
+    return result
+
+
 def _finite(number: float, given: object) -> float:
     try:
         result = float(number)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import trio_sup
 from trio_sup import BackendSpec, Choice, LogSettings, Readiness
-from trio_sup._units import in_words, seconds
+from trio_sup._units import in_words, seconds, seconds_above_zero
 
 SPEC = BackendSpec(name="x", command=["x"])
 
@@ -100,6 +100,13 @@ def test_durations(text: Any, value: float) -> None:
 def test_what_is_no_duration(text: Any) -> None:
     with pytest.raises(trio_sup.InvalidValue):
         seconds(text)
+
+
+@pytest.mark.parametrize("text", [0, 0.0, "0s", "0ms", -1, "soon", None])
+def test_what_is_no_duration_above_zero(text: Any) -> None:
+    assert seconds_above_zero("1ms") == 0.001
+    with pytest.raises(trio_sup.InvalidValue):
+        seconds_above_zero(text)
 
 
 @pytest.mark.parametrize(

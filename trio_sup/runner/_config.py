@@ -16,7 +16,7 @@ import attrs
 from .._dependencies import find_cycle
 from .._resolution import resolve
 from .._structuring import InvalidTable, below, structure
-from .._units import byte_count, seconds
+from .._units import byte_count, seconds_above_zero
 from .._values import (
     BackendSpec,
     Choice,
@@ -44,13 +44,6 @@ there is no such file. Give another one with -c, or make it; this is enough to b
     [backends.vectors]
     command = ["python3", "-m", "trio_sup.backends.store"]
 """
-
-
-def _to_timeout(value: object) -> float:
-    result = seconds(value)
-    if result <= 0:
-        raise InvalidValue(value, "must be longer than 0 seconds")
-    return result
 
 
 def _to_replicas(value: object) -> int:
@@ -96,7 +89,7 @@ class Settings:
 
     state_dir: Path | None = None
     log_dir: Path | None = None
-    shutdown_timeout: float = attrs.field(default=25.0, converter=_to_timeout)
+    shutdown_timeout: float = attrs.field(default=25.0, converter=seconds_above_zero)
     host: str | None = attrs.field(default=None, converter=_to_host)
     token: str | None = attrs.field(default=None, converter=_to_token, repr=False)
     token_file: Path | None = None
