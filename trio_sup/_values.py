@@ -113,7 +113,8 @@ def _to_progress(value: object) -> frozenset[str]:
     return frozenset(names)
 
 
-def _to_threshold(value: object) -> int:
+def to_count(value: object) -> int:
+    """Read how many of something there are to be: a whole number, at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidValue(value, "expected a whole number, at least 1")
     return value
@@ -147,8 +148,8 @@ class Readiness:
     progress: frozenset[str] = attrs.field(default=frozenset(), converter=_to_progress)
     max_timeout: float | None = attrs.field(default=None, converter=attrs.converters.optional(seconds_above_zero))
     period: float = attrs.field(default=10.0, converter=seconds)
-    failure_threshold: int = attrs.field(default=3, converter=_to_threshold)
-    success_threshold: int = attrs.field(default=1, converter=_to_threshold)
+    failure_threshold: int = attrs.field(default=3, converter=to_count)
+    success_threshold: int = attrs.field(default=1, converter=to_count)
 
     def __attrs_post_init__(self) -> None:
         if self.max_timeout is None:
@@ -184,7 +185,7 @@ class Liveness:
     probe: Any = attrs.field(default=Choice("localai"), converter=to_choice)
     period: float = attrs.field(default=10.0, converter=seconds_above_zero)
     call_timeout: float = attrs.field(default=2.0, converter=seconds_above_zero)
-    failure_threshold: int = attrs.field(default=3, converter=_to_threshold)
+    failure_threshold: int = attrs.field(default=3, converter=to_count)
     busy_timeout: float = attrs.field(default=600.0, converter=seconds)
 
 

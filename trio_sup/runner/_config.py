@@ -27,6 +27,7 @@ from .._values import (
     Readiness,
     to_bool,
     to_choice,
+    to_count,
 )
 from .._wording import did_you_mean
 from ..engine._command import check
@@ -70,12 +71,6 @@ def _to_names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _to_max_running(value: object) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise InvalidValue(value, "expected a whole number, at least 1")
-    return value
-
-
 @attrs.frozen(kw_only=True)
 class Group:
     """One `[groups.NAME]`: who is restarted when a member of it is."""
@@ -97,7 +92,7 @@ class Settings:
     install_lock: Any = attrs.field(default=Choice("file"), converter=to_choice)
     stop_policy: Any = attrs.field(default=Choice("free-then-terminate"), converter=to_choice)
     restart_policy: Any = attrs.field(default=Choice("never"), converter=to_choice)
-    max_running: int | None = attrs.field(default=None, converter=_to_max_running)
+    max_running: int | None = attrs.field(default=None, converter=attrs.converters.optional(to_count))
     memory_budget: int | None = attrs.field(default=None, converter=attrs.converters.optional(byte_count))
     groups: Mapping[str, Group] = attrs.field(factory=dict)
     required_plugins: Sequence[str] = attrs.field(default=(), converter=_to_names)
