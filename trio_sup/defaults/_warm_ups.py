@@ -16,7 +16,7 @@ from .._values import to_bool
 from ..errors import CallFailed, InvalidValue
 from ..hookspecs import hookimpl
 from ..protocol import LOAD_MODEL, backend_pb2
-from ..strategies import WarmUp, WarmUpTarget, seconds_above_zero
+from ..strategies import WarmUp, WarmUpTarget, complaints_name_fields, seconds_above_zero
 from ._check_failed import shortened
 from ._request_tables import nearest, request_from
 
@@ -72,7 +72,7 @@ def _to_model(value: object) -> str:
     return value
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class Call:
     """One call to the backend; it is warm when the call has succeeded.
 
@@ -106,7 +106,7 @@ class Call:
             _log.debug("%s: %s", target.key, error)
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class LoadModel:
     """LoadModel, so that a backend that was restarted has its model again.
 
