@@ -39,9 +39,6 @@ from ._warming import WarmingUp
 MOST_COLLISIONS = 2
 """Times that a start is tried again because its port was taken: without the placeholder, then on another port."""
 
-_RELATED = (Cause.NEEDED_FAILED, Cause.SIBLING_FAILED)
-"""Ends after which it comes back without anybody's decision: it has not failed itself."""
-
 _OF_AN_ATTEMPT = (Phase.WAITING, Phase.STARTING, Phase.READY, Phase.UNREADY)
 
 _COME_BACK = object()
@@ -149,7 +146,7 @@ class Lifecycle:
                 self.moves.wait_for(slot, "its start")  # it failed before it had to wait for anything
             phase, began_at = slot.phase, trio.current_time()
             attempt.leave_rotation(began_at)
-            if attempt.cause is not None and (not attempt.cause.asked or attempt.cause in _RELATED):
+            if attempt.cause is not None and (not attempt.cause.asked or attempt.cause.failed_elsewhere):
                 self.needs.end_bound_to(slot)
             ending, killed = await self.endings.end(slot, attempt)
             report_now = partial(exit_report, attempt, phase, began_at, killed)
@@ -282,7 +279,7 @@ class Lifecycle:
             return None
         if slot.doomed is not None:
             return GiveUp(slot.doomed)
-        if attempt.cause in _RELATED:
+        if attempt.cause is not None and attempt.cause.failed_elsewhere:
             return _COME_BACK
         if self._was_asked(attempt):
             return None
