@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import trio_sup
 from trio_sup import BackendSpec, Choice, LogSettings, Readiness
-from trio_sup._units import in_words, seconds, seconds_above_zero
+from trio_sup._units import bytes_in_words, in_words, seconds, seconds_above_zero
 
 SPEC = BackendSpec(name="x", command=["x"])
 
@@ -118,6 +118,17 @@ def test_what_is_no_duration_above_zero(text: Any) -> None:
 )  # fmt: skip
 def test_durations_in_words(duration: float, text: str) -> None:
     assert in_words(duration) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (512, "512 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536 * 2**10, "1.5 MiB"),
+        (20 * 2**30, "20 GiB"), (2**40, "1 TiB"), (2**50, "1024 TiB"),
+    ],
+)  # fmt: skip
+def test_sizes_in_words(size: int, text: str) -> None:
+    assert bytes_in_words(size) == text
 
 
 @given(st.text(max_size=10))
