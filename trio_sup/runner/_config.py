@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -39,6 +39,10 @@ from ._overrides import apply_overrides
 MAX_REPLICAS = 1000
 
 T = TypeVar("T")
+
+Chosen = tuple[Kind, Any, str]
+"""A strategy that is chosen: of which kind, the choice, and where it stands in its table."""
+
 _EXAMPLE = """\
 there is no such file. Give another one with -c, or make it; this is enough to begin with:
 
@@ -97,6 +101,13 @@ class Settings:
     groups: Mapping[str, Group] = attrs.field(factory=dict)
     required_plugins: Sequence[str] = attrs.field(default=(), converter=_to_names)
 
+    def strategies(self) -> Iterator[Chosen]:
+        """What it chooses for backends that choose nothing else."""
+        yield "port strategy", self.ports, "ports"
+        yield "install lock", self.install_lock, "install_lock"
+        yield "stop policy", self.stop_policy, "stop_policy"
+        yield "restart policy", self.restart_policy, "restart_policy"
+
 
 @attrs.frozen(kw_only=True)
 class ConfiguredBackend(BackendSpec):
@@ -114,6 +125,22 @@ class ConfiguredBackend(BackendSpec):
         """The specification alone."""
         return BackendSpec(**{field.name: getattr(self, field.name) for field in attrs.fields(BackendSpec)})
 
+    def strategies(self) -> Iterator[Chosen]:
+        """What it chooses itself."""
+        if self.ports is not None:
+            yield "port strategy", self.ports, "ports"
+        if self.stop_policy is not None:
+            yield "stop policy", self.stop_policy, "stop_policy"
+        if self.restart_policy is not None:
+            yield "restart policy", self.restart_policy, "restart_policy"
+        yield "probe", self.readiness.probe, "readiness.probe"
+        if self.liveness is not None:
+            yield "probe", self.liveness.probe, "liveness.probe"
+        for index, warm_up in enumerate(self.warm_up):
+            yield "warm-up", warm_up, below("warm_up", index)
+        for index, preparation in enumerate(self.launch):
+            yield "launch preparation", preparation, below("launch", index)
+
 
 @attrs.frozen(kw_only=True)
 class Config:
@@ -130,24 +157,8 @@ class Config:
 
     def strategies(self) -> Iterable[tuple[Kind, Any]]:
         """Every strategy it chooses: its kind, and the choice."""
-        yield "port strategy", self.settings.ports
-        yield "install lock", self.settings.install_lock
-        yield "stop policy", self.settings.stop_policy
-        yield "restart policy", self.settings.restart_policy
-        for backend in self.backends:
-            if backend.ports is not None:
-                yield "port strategy", backend.ports
-            yield "probe", backend.readiness.probe
-            if backend.liveness is not None:
-                yield "probe", backend.liveness.probe
-            if backend.stop_policy is not None:
-                yield "stop policy", backend.stop_policy
-            if backend.restart_policy is not None:
-                yield "restart policy", backend.restart_policy
-            for warm_up in backend.warm_up:
-                yield "warm-up", warm_up
-            for preparation in backend.launch:
-                yield "launch preparation", preparation
+        chosen = chain(self.settings.strategies(), *(backend.strategies() for backend in self.backends))
+        return ((kind, choice) for kind, choice, _ in chosen)
 
 
 _KNOWN: Mapping[tuple[str, ...], type] = {
@@ -271,10 +282,8 @@ class _Reader:
 
     def settings(self, table: Mapping[str, Any]) -> Settings:
         settings = self._structure(Settings, table, "") or Settings()
-        self._check_strategy("port strategy", settings.ports, "ports")
-        self._check_strategy("install lock", settings.install_lock, "install_lock")
-        self._check_strategy("stop policy", settings.stop_policy, "stop_policy")
-        self._check_strategy("restart policy", settings.restart_policy, "restart_policy")
+        for kind, choice, place in settings.strategies():
+            self._check_strategy(kind, choice, place)
         state_dir = settings.state_dir and self._folder / settings.state_dir
         log_dir = settings.log_dir and self._folder / settings.log_dir
         return attrs.evolve(settings, state_dir=state_dir, log_dir=log_dir, token=self._token(settings))
@@ -348,19 +357,10 @@ class _Reader:
         if backend is None:
             return None
         backend = self._in_folder(backend)
-        if backend.ports is not None:
-            self._check_strategy("port strategy", backend.ports, f"{path}.ports")
-        if backend.stop_policy is not None:
-            self._check_strategy("stop policy", backend.stop_policy, f"{path}.stop_policy")
-        if backend.restart_policy is not None:
-            self._check_strategy("restart policy", backend.restart_policy, f"{path}.restart_policy")
-        self._check_strategy("probe", backend.readiness.probe, f"{path}.readiness.probe")
-        if backend.liveness is not None:
-            self._check_strategy("probe", backend.liveness.probe, f"{path}.liveness.probe")
-        for index, choice in enumerate(backend.warm_up):
-            self._check_strategy("warm-up", choice, below(f"{path}.warm_up", index))
-        for index, choice in enumerate(backend.launch):
-            self._check_preparation(choice, backend, below(f"{path}.launch", index))
+        for kind, choice, place in backend.strategies():
+            strategy = self._check_strategy(kind, choice, f"{path}.{place}")
+            if kind == "launch preparation" and strategy is not None:
+                self._check_preparation(strategy, choice, backend, f"{path}.{place}")
         self._check_command(backend, path)
         return backend
 
@@ -398,10 +398,7 @@ class _Reader:
             self.problems.append(f"{path}: {error}")
         return None
 
-    def _check_preparation(self, choice: Any, backend: ConfiguredBackend, path: str) -> None:
-        preparation: Any = self._check_strategy("launch preparation", choice, path)
-        if preparation is None:
-            return
+    def _check_preparation(self, preparation: Any, choice: Any, backend: ConfiguredBackend, path: str) -> None:
         try:
             preparation.check(backend.spec())
         except TrioSupError as error:
