@@ -16,14 +16,12 @@ from tests.conftest import descriptors, next_of
 from tests.gallery.releases import write_release
 from trio_sup import (
     BackendSpec,
-    Choice,
     Galleries,
     Gallery,
     InvalidValue,
     NoGalleries,
     Phase,
     ProcessKey,
-    Readiness,
     StopFailed,
     UnknownRelease,
     events,
@@ -65,7 +63,7 @@ async def test_an_installed_backend_is_started_by_its_name(tmp_path: Path, backe
             assert backend.key == ProcessKey("one", 0)
             assert backend.pid is not None
             assert os.readlink(f"/proc/{backend.pid}/cwd") == str(backends / "one")
-            assert [str(line) for line in sup.logs("one#0")][0] == f"version 1 in {backends / 'one'}"
+            assert str(sup.logs("one#0")[0]) == f"version 1 in {backends / 'one'}"
             assert [each.name for each in sup.installed()] == ["one"]
 
 
@@ -380,38 +378,36 @@ async def test_a_source_that_shields_does_not_hold_up_the_one_who_has_left(backe
                 nursery.start_soon(lambda: sup.install("hangs://one", name="one"))
                 await source.fetching.wait()
                 nursery.cancel_scope.cancel()
-            stream = sup.events()
             assert sup.installed() == ()
             source.let_go.set()
-            del stream
     assert own_directory(backends) == []
 
 
 async def test_a_cancelled_install_tells_so_and_leaves_nothing(backends: Path) -> None:
-    source = Hanging()
-    source.let_go.set()
+    source = Waiting()
     with trio.fail_after(30):
-        async with trio_sup.open_supervisor(galleries=galleries(backends), plugins=[Waiting()]) as sup:
+        async with trio_sup.open_supervisor(galleries=galleries(backends), plugins=[source]) as sup:
             stream = sup.events()
-            with trio.move_on_after(0.2):
-                await sup.install("waits://one", name="one")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: sup.install("waits://one", name="one"))
+                await source.fetching.wait()
+                nursery.cancel_scope.cancel()
             ended = await next_of(stream, events.InstallEnded)
             assert (ended.what, ended.why) == ("waits://one", "it was cancelled")
     assert own_directory(backends) == []
 
 
 async def test_the_end_of_the_supervisor_ends_an_installation(backends: Path) -> None:
+    async def install(sup: trio_sup.Supervisor) -> None:
+        with pytest.raises(trio_sup.SupervisorClosed):
+            await sup.install("waits://one", name="one")
+
+    source = Waiting()
+    opened = trio_sup.open_supervisor(galleries=galleries(backends), plugins=[source])
     with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            async with trio_sup.open_supervisor(galleries=galleries(backends), plugins=[Waiting()]) as sup:
-                stream = sup.events()
-
-                async def install() -> None:
-                    with pytest.raises(trio_sup.SupervisorClosed):
-                        await sup.install("waits://one", name="one")
-
-                nursery.start_soon(install)
-                await next_of(stream, events.InstallProgressed)
+        async with trio.open_nursery() as nursery, opened as sup:
+            nursery.start_soon(install, sup)
+            await source.fetching.wait()
     assert own_directory(backends) == []
 
 
@@ -423,6 +419,7 @@ class Waiting(Hanging):
         return {"waits": lambda: self}
 
     async def fetch(self, fetch: Fetch) -> Fetched:
+        self.fetching.set()
         await trio.sleep_forever()
         raise AssertionError
 
@@ -435,5 +432,3 @@ async def test_options_of_sources_are_checked_when_the_supervisor_opens(backends
         with pytest.raises(trio_sup.TrioSupError, match=said):
             async with trio_sup.open_supervisor(galleries=galleries(backends, sources=sources)):
                 pass
-    assert Choice("https").options == {}
-    assert Readiness().timeout == 30
