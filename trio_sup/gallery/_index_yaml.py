@@ -99,7 +99,7 @@ class _Reader:
             items.append(Item(self._value(event, events, 1), event.start_mark.line + 1))
         for event in events:
             if isinstance(event, DocumentStartEvent):
-                self.notes.append(f"what follows line {event.start_mark.line + 1} is another document, and not read")
+                self.notes.append("it has more than one document; only the first is read")
                 break
         return items
 
@@ -110,9 +110,8 @@ class _Reader:
         if self._values % _EVENTS_PER_CHECKPOINT == 0:
             self._checkpoint()
         if isinstance(event, AliasEvent):
-            if event.anchor in self._anchors:
-                return self._anchors[event.anchor]
-            return Unusable(f"there is no anchor {event.anchor[:80]!r} before this alias")
+            alias = str(event.anchor)
+            return self._anchors.get(alias, Unusable(f"there is no anchor {alias[:80]!r} before this alias"))
         anchor: str | None = event.anchor
         value: Value
         if isinstance(event, ScalarEvent):
