@@ -73,7 +73,8 @@ class IndexServer:
     async def _answer(self, stream: trio.SocketStream, asked: Asked) -> None:
         answer = self.answers.get(asked.path, Answer(b"nothing here", 404))
         if answer.hangs:
-            await trio.sleep_forever()
+            await _wait_for_the_end(stream)
+            return
         if answer.gate is not None:
             await answer.gate.wait()
         etag = answer.headers.get("ETag")
@@ -87,7 +88,12 @@ class IndexServer:
         ]
         await stream.send_all("\r\n".join([*head, "", ""]).encode() + answer.body)
         if answer.stalls:
-            await trio.sleep_forever()
+            await _wait_for_the_end(stream)
+
+
+async def _wait_for_the_end(stream: trio.SocketStream) -> None:
+    while await stream.receive_some():
+        pass
 
 
 async def _request(stream: trio.SocketStream) -> Asked | None:

@@ -1,7 +1,8 @@
-"""The catalogue against a real server: what is asked when, what is served when nothing answers, and what a name means."""
+"""The catalogue against a real server: what is asked when, what is served when nobody answers, what a name means."""
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -143,6 +144,7 @@ BAD_ANSWERS: Mapping[str, Answer] = {
     "redirects to a file": Answer(status=302, headers={"Location": "file:///etc/hostname"}),
     "not gzip": Answer(b"nonsense", headers={"Content-Encoding": "gzip"}),
     "other compression": Answer(index("bad").body, headers={"Content-Encoding": "zstd"}),
+    "gzip, cut": Answer(gzip.compress(index("bad").body)[:-9], headers={"Content-Encoding": "gzip"}),
     "gzip twice": Answer(gzip.compress(gzip.compress(index("bad").body)), headers={"Content-Encoding": "gzip, gzip"}),
 }
 
@@ -174,8 +176,7 @@ async def test_the_primary_is_first_and_each_source_is_asked_once(site: Site) ->
     assert site.server.paths == ["/a", "/b", "/c"]
 
 
-async def test_what_is_too_large_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fetching.IndexFetcher, "fetch", _fetching.IndexFetcher.fetch)
+async def test_what_is_too_large_is_refused(site: Site) -> None:
     fetcher = _fetching.IndexFetcher(most_bytes=1000)
     large = b"- " + b"x" * 2_000_000
     site.server.answers = {
@@ -186,6 +187,7 @@ async def test_what_is_too_large_is_refused(site: Site, monkeypatch: pytest.Monk
     for path in ("/plain", "/gzip"):
         with pytest.raises(_fetching.NotFetched, match="larger than 1000 bytes"):
             await fetcher.fetch(site.server.url(path))
+    gc.collect()  # an iterator that was left to it would be told here
     assert (await fetcher.fetch(site.server.url("/fits"))).content == b"x" * 1000
 
 
@@ -256,14 +258,14 @@ async def test_a_file_is_read_only_inside_its_directory(site: Site, tmp_path: Pa
     assert await read(f"{inside}/a%20b.yaml") == "inside"
     assert await read(f"localhost{inside}/inner.yaml") == "inside"
     assert await read(f"{inside}/other.ref") == "inside"
-    assert await read(f"{inside}/latest.ref") == "inside" or True
+    assert "a file beside it" in await read(f"{inside}/latest.ref")  # for names with blanks there is no reference
     for path in (outside, inside / "link.yaml", inside / "../outside.yaml", f"{inside}/..%2foutside.yaml"):
         assert "it is not inside" in await read(str(path))
     assert await read(f"{inside}/none.yaml") == "No such file or directory"
-    assert await read(f"{inside}/a%00b.yaml") != ""
-    assert "not a file" in await read(str(inside))
+    assert "null" in await read(f"{inside}/a%00b.yaml")
+    assert await read(str(inside)) == "Is a directory"
     assert "not a file" in await read(f"{inside}/pipe")
-    assert "circle" in await read(f"{inside}/circle") or "levels" in await read(f"{inside}/circle")
+    assert "link" in await read(f"{inside}/circle")  # too many of them, in the words of this Python's version
     assert "not read from files here" in await read(f"{inside}/a%20b.yaml", None)
     assert await read(str(outside), Path("/")) == "outside"
 
@@ -375,15 +377,14 @@ async def test_a_cancelled_caller_takes_nobody_along(site: Site) -> None:
     async def ask() -> None:
         results.append(names(await catalogue.entries()))
 
-    async with trio.open_nursery() as others:
-        async with trio.open_nursery() as first:
-            first.start_soon(ask)
-            await site.server.wait_asked("/g")
-            for _ in range(5):
-                others.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked()
-            site.server.answers["/g"] = index("one")
-            first.cancel_scope.cancel()
+    async with trio.open_nursery() as others, trio.open_nursery() as first:
+        first.start_soon(ask)
+        await site.server.wait_asked("/g")
+        for _ in range(5):
+            others.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        site.server.answers["/g"] = index("one")
+        first.cancel_scope.cancel()
     assert results == [["one"]] * 5
     assert site.server.paths == ["/g", "/g"]
 
@@ -469,7 +470,7 @@ async def test_an_earlier_copy_is_served_when_every_source_fails(site: Site, how
         assert names(await catalogue.entries()) == ["one"]
         assert site.server.paths == ["/g"]
         (problem,) = catalogue.problems
-        assert problem.endswith("What is known of it is 3 h old")
+        assert "What is known of it is 3 h" in problem
         assert site.server.url("/g") in problem
         assert names(await catalogue.entries()) == ["one"]
         assert site.server.paths == []  # it is left alone
@@ -702,7 +703,7 @@ async def test_what_is_found_comes_in_a_useful_order(site: Site) -> None:
     ]
     assert names(await catalogue.search("llama-cpp-development"))[0] == "llama-cpp-development"
     assert names(await catalogue.search("llama"))[:2] == ["llama-cpp", "llama-cpp-development"]
-    assert names(await catalogue.search("llama"))[-1] == "whisper" or True
+    assert names(await catalogue.search("llama"))[2:4] == ["whisper", "cpu-llama-cpp"]
     assert len(await catalogue.search("")) == 12
     assert len(await catalogue.search("g@")) == 12
     assert names(await catalogue.search("g@cuda12-whisper")) == ["cuda12-whisper"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +26,6 @@ TIMEOUT = 120.0
 SILENCE = 30.0
 """Seconds that a server may take to accept a connection, and that may pass without a byte."""
 REDIRECTS = 10
-# Each piece that arrives is decompressed whole before its size is looked at: gzip makes it at most a thousand times
-# larger, other ways, or several ones together, could fill the memory.
-_ENCODINGS = ("identity", "gzip", "deflate")
 
 
 @attrs.define(slots=False, eq=False)
@@ -134,18 +133,36 @@ class IndexFetcher:
                     return Fetched(content=None, validators=known)
                 if response.status_code != HTTPStatus.OK:
                     raise _Refused(f"the server answered {response.status_code} {response.reason_phrase}".rstrip())
-                if response.headers.get("content-encoding", "identity").strip().lower() not in _ENCODINGS:
-                    raise _Refused("it is compressed in a way that was not asked for")
-                content = bytearray()
-                async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > self.most_bytes:
-                        raise _Refused(f"it is larger than {self.most_bytes} bytes")
-                return Fetched(content=bytes(content), validators=_validators(address, response))
+                return Fetched(content=await self._body(response), validators=_validators(address, response))
         except httpx2.TimeoutException:
             raise _Refused(f"no answer for {in_words(SILENCE)}") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, zlib.error) as error:
             raise _Refused(str(error) or type(error).__name__) from error
+
+    async def _body(self, response: httpx2.Response) -> bytes:
+        """The body, decompressed here: the client would make each piece whole, however large that is."""
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip"):
+            raise _Refused(f"it comes with the encoding {encoding[:80]!r}, which was not asked for")
+        unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS) if encoding == "gzip" else None
+        content = bytearray()
+        pieces = response.aiter_raw()
+        try:
+            async for piece in pieces:
+                content += unzip.decompress(piece, self.most_bytes + 1) if unzip else piece
+                if len(content) > self.most_bytes:
+                    raise _Refused(f"it is larger than {self.most_bytes} bytes")
+        except (_Refused, zlib.error):
+            # The client leaves one of the iterators inside this one to the garbage collector, unless it is read to its
+            # end; which comes at once when the connection is closed.
+            await response.aclose()
+            with suppress(Exception):
+                async for _ in pieces:
+                    pass
+            raise
+        if unzip and not unzip.eof:
+            raise _Refused("what is compressed in it is incomplete")
+        return bytes(content)
 
 
 class _Refused(Exception):

@@ -24,12 +24,13 @@ RUN_FILE = "/run/localai/capability"
 TOOL_TIMEOUT = 5.0
 """Seconds that a vendor's tool may take; one whose driver hangs takes for ever."""
 TOOL_OUTPUT = 64 * 1024
-"""Bytes of its output that are read."""
+"""Bytes that it may write; a tool that writes more is not the one that is meant."""
 
 _VENDORS: Mapping[str, Vendor] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 _PRIORITY: tuple[Vendor, ...] = ("nvidia", "amd", "intel")
 _CARD = re.compile(r"card\d+")
 _DISPLAY_CLASS = "0x03"
+_A_SIZE = re.compile(r"[0-9]+|\[.+\]|N/A")  # MiB, or why there is no number
 _PREFETCHABLE_MEMORY = 0x2200  # flags of a line in the "resource" file of a PCI device
 
 
@@ -121,7 +122,8 @@ def _largest_window(resources: str) -> int:
             start, end, flags = (int(number, 16) for number in line.split())
         except ValueError:
             continue
-        if flags & _PREFETCHABLE_MEMORY == _PREFETCHABLE_MEMORY and end > start:
+        if flags & _A_SIZE = re.compile(r"[0-9]+|\[.+\]|N/A")  # MiB, or why there is no number
+_PREFETCHABLE_MEMORY == _PREFETCHABLE_MEMORY and end > start:
             sizes.append(end - start + 1)
     return max(sizes)
 
@@ -173,8 +175,8 @@ async def _nvidia_memory(environ: Mapping[str, str]) -> list[int] | None:
     if tool is None:
         return None
     command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    lines = (await _output_of(command, environ)).decode("utf-8", "replace").splitlines()
-    return [int(line) * 2**20 if line.strip().isdecimal() else 0 for line in lines if line.strip()] or None
+    lines = map(str.strip, (await _output_of(command, environ)).decode("ascii", "replace").splitlines())
+    return [int(line) * 2**20 if line.isdecimal() else 0 for line in lines if _A_SIZE.fullmatch(line)] or None
 
 
 async def _output_of(command: list[str], environ: Mapping[str, str]) -> bytes:
@@ -197,7 +199,7 @@ async def _output_of(command: list[str], environ: Mapping[str, str]) -> bytes:
             async for piece in process.stdout:
                 output += piece
                 if len(output) > TOOL_OUTPUT:
-                    break
+                    return b""
             if await process.wait() == 0:
                 return bytes(output)
         return b""
