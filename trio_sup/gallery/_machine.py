@@ -122,8 +122,7 @@ def _largest_window(resources: str) -> int:
             start, end, flags = (int(number, 16) for number in line.split())
         except ValueError:
             continue
-        if flags & _A_SIZE = re.compile(r"[0-9]+|\[.+\]|N/A")  # MiB, or why there is no number
-_PREFETCHABLE_MEMORY == _PREFETCHABLE_MEMORY and end > start:
+        if flags & _PREFETCHABLE_MEMORY == _PREFETCHABLE_MEMORY and end > start:
             sizes.append(end - start + 1)
     return max(sizes)
 
