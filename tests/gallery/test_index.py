@@ -165,7 +165,7 @@ def test_an_index_like_the_official_one() -> None:
     last = index.entries[-1]
     assert last.uri == f"quay.io/go-skynet/local-ai-backends:latest-{last.name}"
     assert last.mirrors == (f"localai/localai-backends:latest-{last.name}",)
-    assert last.alias in last.name
+    assert last.alias == f"engine-{last.name.rpartition('-')[2]}"
     assert last.tags == metas[0].tags
 
 
