@@ -18,6 +18,9 @@ TYPES = {
 }
 
 
+Member = tuple[tarfile.TarInfo, bytes]
+
+
 def member(
     name: str, body: bytes = b"", *, kind: str = "file", to: str = "", **more: Any
 ) -> tuple[tarfile.TarInfo, bytes]:
