@@ -10,7 +10,7 @@ import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ HONEST = [
     member("x" * 150, b"long"),
 ]
 
-PACKED = {
+PACKED: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda data: data,
     "gzip": gzip.compress,
     "two gzips": lambda data: gzip.compress(data[:2000]) + gzip.compress(data[2000:]),
