@@ -46,4 +46,4 @@ def _syncfs() -> Callable[[int], int] | None:
         return None
     call.argtypes = (ctypes.c_int,)
     call.restype = ctypes.c_int
-    return call  # type: ignore[no-any-return]  # it has just been told
+    return call

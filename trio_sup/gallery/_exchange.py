@@ -66,14 +66,17 @@ def _renameat2() -> Callable[[bytes, bytes, int], int] | None:
     try:
         known = library.renameat2
     except AttributeError:
-        at = _NUMBERS.get(platform.machine())
-        if at is None:
-            return None
-        known = functools.partial(library.syscall, ctypes.c_long(at))
-        library.syscall.restype = ctypes.c_long
-        return lambda source, target, flag: known(
-            number(AT_FDCWD), path(source), number(AT_FDCWD), path(target), ctypes.c_uint(flag)
-        )
+        return _by_number(library)
     known.argtypes = (number, path, number, path, ctypes.c_uint)
     known.restype = number
     return lambda source, target, flag: known(AT_FDCWD, source, AT_FDCWD, target, flag)
+
+
+def _by_number(library: ctypes.CDLL) -> Callable[[bytes, bytes, int], int] | None:
+    at = _NUMBERS.get(platform.machine())
+    if at is None:
+        return None
+    call = library.syscall
+    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    call.restype = ctypes.c_long
+    return lambda source, target, flag: call(at, AT_FDCWD, source, AT_FDCWD, target, flag)

@@ -23,9 +23,7 @@ def installation_of(name: str) -> str:
 
 
 @asynccontextmanager
-async def locks_held(
-    lock: InstallLock, keys: Iterable[str], *, waiting: Callable[[str], None]
-) -> AsyncIterator[None]:
+async def locks_held(lock: InstallLock, keys: Iterable[str], *, waiting: Callable[[str], None]) -> AsyncIterator[None]:
     """Hold the locks of all *keys*, not shared, for the length of the block; taken in one order by everybody, so that
     no two wait for each other.
 

@@ -46,15 +46,33 @@ async def scratch_for(
 
     Cancellation: a wait that is cancelled leaves nothing but the directory.
     """
-    path = downloads / hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()
+    path = _path_for(uri, downloads)
     opened = await _have(path, waiting)
     try:
         yield Scratch(path, trash)
     finally:
+        with suppress(OSError):
+            path.rmdir()  # unless something is in it
         # Said explicitly: a child being forked right now has a copy of the descriptor until it executes.
         with suppress(OSError):
             fcntl.flock(opened, fcntl.LOCK_UN)
         os.close(opened)
+
+
+def discard_scratch(uri: str, downloads: Path, trash: Trash) -> None:
+    """Throw away what was downloaded from *uri*, unless somebody has it now."""
+    path = _path_for(uri, downloads)
+    with suppress(OSError):
+        opened = open_directory(path)
+        try:
+            if try_flock(opened, fcntl.LOCK_EX) and is_still(path, opened):
+                trash.take(path)
+        finally:
+            os.close(opened)
+
+
+def _path_for(uri: str, downloads: Path) -> Path:
+    return downloads / hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()
 
 
 def _make(path: Path) -> int:
