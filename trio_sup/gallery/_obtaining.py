@@ -16,13 +16,12 @@ from .._releases import InstallPhase, OnProgress, UnpackLimits
 from .._units import bytes_in_words
 from ..errors import InvalidValue, TrioSupError
 from ..strategies import Fetch, Fetched, GallerySource
-from ._addresses import shown
 from ._boxes import Box
 from ._meter import Meter
 from ._planning import Plan
 from ._run_script import check_run_script
 from ._store import Store
-from ._uris import Address, address_of
+from ._uris import Address, address_of, in_words
 
 SourceOf = Callable[[str, str], GallerySource]
 """The source for an address and its scheme; raises `UnknownSource` if there is none."""
@@ -66,14 +65,14 @@ def candidates_for(
         try:
             address = address_of(place)
             if address is None:
-                raise InvalidValue(shown(place), "this is no address")
+                raise InvalidValue(in_words(place), "this is no address")
             source = source_of(address.uri, address.scheme)
             proof = source.proof(address.uri, sha256=plan.sha256, verification=plan.verification)
         except Exception as error:
             failures.append(Failure(place, _own(error, place)))
             continue
         if proof is None and require_integrity:
-            failures.append(Failure(place, NotProven(shown(place), _what_would_prove(plan))))
+            failures.append(Failure(place, NotProven(in_words(place), _what_would_prove(plan))))
         else:
             found.append(Candidate(address, source, proof))
     if not found:
@@ -92,7 +91,7 @@ def all_failed(what: str, failures: Sequence[Failure]) -> Exception:
     if len(failures) == 1:
         return failures[0].error
     errors = [failure.error for failure in failures]
-    why = "; ".join(f"{shown(failure.place)}: {_reason(failure.error)}" for failure in failures)
+    why = "; ".join(f"{in_words(failure.place)}: {_reason(failure.error)}" for failure in failures)
     failed: InstallFailed
     if all(isinstance(error, NotProven) for error in errors):
         failed = NotProven(what, why)
@@ -115,9 +114,9 @@ def _own(error: Exception, place: str) -> Exception:
         return error
     if isinstance(error, OSError):
         text = error.strerror or str(error)
-        failed = InstallFailed(shown(place), f"{error.filename}: {text}" if error.filename else text)
+        failed = InstallFailed(in_words(place), f"{error.filename}: {text}" if error.filename else text)
     else:
-        failed = InstallFailed(shown(place), f"its source failed with {type(error).__name__}: {error}")
+        failed = InstallFailed(in_words(place), f"its source failed with {type(error).__name__}: {error}")
     failed.__cause__ = error
     return failed
 
@@ -173,7 +172,7 @@ class Obtaining:
         try:
             with attempt.scope:
                 unproven = "" if candidate.proof is not None else ", which nothing proves"
-                meter.tell(InstallPhase.RESOLVING, detail=f"{shown(uri)}{unproven}")
+                meter.tell(InstallPhase.RESOLVING, detail=f"{in_words(uri)}{unproven}")
 
                 def waiting(what: str) -> None:
                     meter.tell(InstallPhase.WAITING, detail=what, always=False)
@@ -196,7 +195,7 @@ class Obtaining:
                     )
                     try:
                         fetched = await candidate.source.fetch(fetch)
-                        check_run_script(into, shown(uri))
+                        check_run_script(into, in_words(uri))
                     except DownloadFailed:
                         raise
                     except InstallFailed:
@@ -206,7 +205,7 @@ class Obtaining:
             meter.close()
         attempt.raise_error()
         if not isinstance(fetched, Fetched):
-            raise InstallFailed(shown(uri), f"its source returned {fetched!r} instead of a Fetched")
+            raise InstallFailed(in_words(uri), f"its source returned {fetched!r} instead of a Fetched")
         return fetched
 
 

@@ -18,7 +18,7 @@ from ._index import DEVELOPMENT, IndexEntry
 from ._listing import Inventory
 from ._obtaining import SourceOf
 from ._planning import Plan, plan_for_address, plan_for_entry
-from ._uris import address_of
+from ._uris import address_of, in_words
 
 logger = logging.getLogger("trio_sup.gallery")
 AT_ONCE = 8
@@ -151,7 +151,7 @@ class Upgrades:
         if failed is not None:
             if isinstance(failed, TrioSupError):
                 raise failed
-            raise DownloadFailed(shown(places[0]), str(failed)) from failed
+            raise DownloadFailed(in_words(places[0]), str(failed)) from failed
         return None
 
     async def entry_for(self, release: Release) -> IndexEntry | None:
@@ -192,7 +192,7 @@ class Upgrades:
             raise InstallFailed(release.name, "it is not recorded where it came from; install it from its address")
         address = address_of(uri, here=Path("/"))
         if address is None:
-            raise InstallFailed(release.name, f"{shown(uri)}, where it came from, is no address any more")
+            raise InstallFailed(release.name, f"{in_words(uri)}, where it came from, is no address any more")
         return plan_for_address(address, name=release.name, alias=release.metadata.alias, sha256=None)
 
 

@@ -144,7 +144,7 @@ def default_name(address: Address) -> str:
         if name == file and not name.startswith("."):
             name = file.rpartition(".")[0] or file
     if not name:
-        raise InvalidValue(shown(address.uri), "say what it is to be called (name); its address does not tell")
+        raise InvalidValue(in_words(address.uri), "say what it is to be called (name); its address does not tell")
     try:
         return check_release_name(name)
     except InvalidValue as error:
@@ -154,6 +154,14 @@ def default_name(address: Address) -> str:
 def _without_suffix(file: str) -> str:
     suffix = next((suffix for suffix in ARCHIVE_SUFFIXES if file.lower().endswith(suffix)), "")
     return file[: len(file) - len(suffix)]
+
+
+def in_words(uri: str) -> str:
+    """*uri* for people: of local ones the path, of others no secrets."""
+    scheme, _, rest = uri.partition("://")
+    if scheme in _LOCAL:
+        return rest if scheme == "ocifile" else unquote(rest)
+    return shown(uri)
 
 
 def to_record(uri: str) -> str:
