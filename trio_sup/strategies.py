@@ -61,7 +61,11 @@ class PortStrategy(Protocol):
 
 
 class InstallLock(Protocol):
-    """Keeps an installation of a backend and its launches apart."""
+    """Keeps an installation of a backend and its launches apart.
+
+    A lock may have a second method, ``holders(backend: str) -> Sequence[str]``: who holds the lock of *backend* now, in
+    words such as ``"trio-sup (pid 123)"``. Those who wait are told; it must be quick.
+    """
 
     def hold(self, backend: str, *, shared: bool) -> AbstractAsyncContextManager[None]:
         """Hold the lock of *backend* for the length of the block.

@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -64,15 +64,32 @@ class FileLock:
 
         Cancellation: a wait that is cancelled leaves nothing behind.
         """
-        if not backend or "/" in backend or "\0" in backend:
-            raise InvalidValue(backend, "a backend's name must not be empty, nor contain / or NUL")
         await trio.lowlevel.checkpoint()
-        path = self._directory() / f"{backend}.lock"
+        path = self._path_of(backend)
         held = await _acquire(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         try:
             yield
         finally:
             _release(held, path)
+
+    def holders(self, backend: str) -> Sequence[str]:
+        """Who holds the lock of *backend* now, as text such as ``trio-sup (pid 123)``; only those that can be seen from
+        here. For messages."""
+        from ..gallery._flocks import holders_of
+
+        try:
+            opened = os.open(self._path_of(backend), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (OSError, TrioSupError):
+            return ()
+        try:
+            return tuple(map(str, holders_of(opened)))
+        finally:
+            os.close(opened)
+
+    def _path_of(self, backend: str) -> Path:
+        if not backend or "/" in backend or "\0" in backend:
+            raise InvalidValue(backend, "a backend's name must not be empty, nor contain / or NUL")
+        return self._directory() / f"{backend}.lock"
 
     def _directory(self) -> Path:
         if self.directory is not None:

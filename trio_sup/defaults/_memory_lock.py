@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -23,6 +23,7 @@ class _Entry:
     shared_holders: int = 0
     exclusive: bool = False
     waiters: deque[_Waiter] = attrs.field(factory=deque)
+    holders: list[str] = attrs.field(factory=list)
 
     def admits(self, shared: bool) -> bool:
         return not self.exclusive and (shared or self.shared_holders == 0)
@@ -59,6 +60,7 @@ class MemoryLock:
         Cancellation: a wait that is cancelled gives up its place in the queue.
         """
         await trio.lowlevel.checkpoint()
+        name = trio.lowlevel.current_task().name
         entry = self._entries.setdefault(backend, _Entry())
         waiter = _Waiter(shared)
         entry.waiters.append(waiter)
@@ -66,7 +68,11 @@ class MemoryLock:
         try:
             if not waiter.granted.is_set():
                 await waiter.granted.wait()
-            yield
+            entry.holders.append(name)
+            try:
+                yield
+            finally:
+                entry.holders.remove(name)
         finally:
             if waiter.granted.is_set():
                 entry.let_go(shared)
@@ -75,3 +81,8 @@ class MemoryLock:
             entry.admit_next()
             if entry.is_unused():
                 del self._entries[backend]
+
+    def holders(self, backend: str) -> Sequence[str]:
+        """The tasks that hold the lock of *backend* now, for messages."""
+        entry = self._entries.get(backend)
+        return [f"the task {name!r} of this process" for name in entry.holders] if entry is not None else ()
