@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+import trio
+
 from .._gallery_errors import UnknownSource
 from .._values import Choice
 from ..errors import InvalidValue
@@ -21,7 +24,18 @@ def lock_choice(install_lock: Any, galleries: Galleries | None) -> Any:
     """The install lock, with the directory that all who share the releases agree on, unless another one was named."""
     if galleries is None or install_lock != Choice("file"):
         return install_lock
-    return Choice("file", {"directory": str(Store(galleries.backends_dir).locks_dir)})
+    return Choice("file", directory=str(Store(galleries.backends_dir).locks_dir))
+
+
+async def detected(galleries: Galleries) -> Galleries:
+    """*galleries* with the capability of this machine, if they do not name one.
+
+    Cancellation: ends soon; no process remains.
+    """
+    if galleries.capability is not None:
+        await trio.lowlevel.checkpoint()
+        return galleries
+    return attrs.evolve(galleries, capability=await detect_capability())
 
 
 def make_installer(
@@ -30,7 +44,7 @@ def make_installer(
     install_lock: Any,
     contain: Callable[[GallerySource, str], GallerySource] = lambda source, name: source,
 ) -> Installer:
-    """Put together what installs from *galleries*.
+    """Put together what installs from *galleries*, whose capability is known.
 
     Args:
         install_lock: The choice of one; see `lock_choice`.
@@ -54,7 +68,7 @@ def make_installer(
             configured[scheme] = _make(scheme, galleries, plugins, contain)
         return configured[scheme]
 
-    capability = galleries.capability or detect_capability()
+    capability = galleries.capability or "default"
     store = Store(galleries.backends_dir, system_dir=galleries.system_dir)
     return Installer(
         store,
@@ -72,5 +86,5 @@ def make_installer(
 def _make(
     scheme: str, galleries: Galleries, plugins: Plugins, contain: Callable[[GallerySource, str], GallerySource]
 ) -> GallerySource:
-    choice = Choice(scheme, dict(galleries.sources.get(scheme, {})))
+    choice = Choice(scheme, **galleries.sources.get(scheme, {}))
     return contain(plugins.make("gallery source", choice), plugins.name_of("gallery source", choice))

@@ -29,7 +29,7 @@ from ._asking import Asking
 from ._contained_source import ContainedSource
 from ._ending import Endings
 from ._event_stream import EventHub
-from ._gallery_parts import lock_choice, make_installer
+from ._gallery_parts import detected, lock_choice, make_installer
 from ._groups import Groups
 from ._launching import Launching
 from ._leasing import Leasing
@@ -156,6 +156,8 @@ async def open_supervisor(
     calls = PluginCalls(
         lambda plugin, what, took: hub.publish(events.PluginSlow(plugin=plugin, what=what, seconds=took))
     )
+    if galleries is not None:
+        galleries = await detected(galleries)
     log_files = LogFiles(Path(log_dir), hub.publish) if log_dir is not None else None
     logs = Logs(log_files)
     engine = _Engine(
@@ -197,6 +199,8 @@ async def open_supervisor(
                     engine_scope.shield = True
                     if log_files is not None:
                         side_nursery.start_soon(log_files.run, name="log files")
+                    if engine.releases is not None:
+                        side_nursery.start_soon(engine.releases.sweep_what_is_freed, name="freed releases")
                     services.start(supervisor, side_nursery)
                     task_status.started(supervisor)
                     try:
@@ -206,6 +210,8 @@ async def open_supervisor(
                             await supervisor._shut_down()
                             if log_files is not None:
                                 await log_files.finish()
+                            if engine.releases is not None:
+                                await engine.releases.finish()
                         logs.close()
                         hub.close()
                     side_nursery.cancel_scope.cancel(reason="the supervisor has ended")
@@ -241,6 +247,7 @@ class _Engine:
     Attributes:
         block_scope: Around the user's block; cancelled when a significant backend has ended.
         significant_end: Why it was.
+        releases: None without galleries.
     """
 
     def __init__(
@@ -265,7 +272,7 @@ class _Engine:
         self.side = SideTasks(on_stuck=lambda task: hub.publish(events.PluginStuck(task=task)))
         self._plugins, self._calls, self._groups, self._logs = plugins, calls, groups, logs
         self._table = SlotTable()
-        self._releases = self._make_releases(galleries, install_lock, hub) if galleries is not None else None
+        self.releases = self._make_releases(galleries, install_lock, hub) if galleries is not None else None
         moves = Moves(hub=hub, table=self._table)
         leases = PortLeases(
             plugins=plugins,
@@ -306,7 +313,7 @@ class _Engine:
                 on_output=on_output,
                 logs=logs,
                 calls=calls,
-                releases=self._releases,
+                releases=self.releases,
             ),
             readiness=ReadinessGate(system=system, side=self.side, hub=hub),
             warming=WarmingUp(side=self.side, calls=calls),
@@ -325,8 +332,8 @@ class _Engine:
 
     async def repair_releases(self) -> None:
         """Finish or take back what an earlier process left half done among the releases."""
-        if self._releases is not None:
-            await self._releases.installer.repair()
+        if self.releases is not None:
+            await self.releases.installer.repair()
 
     def supervisor(
         self, nursery: trio.Nursery, shutdown_timeout: float, *, stop_policy: Any, restart_policy: Any
@@ -340,7 +347,7 @@ class _Engine:
             stop_policy=stop_policy,
             restart_policy=restart_policy,
             groups=self._groups,
-            releases=self._releases,
+            releases=self.releases,
             nursery=nursery,
         )
         self._stopping = Stopping(needs=self._needs, nursery=nursery)
@@ -356,10 +363,10 @@ class _Engine:
         )
 
     def _make_changes(self, nursery: trio.Nursery) -> ReleaseChanges | None:
-        if self._releases is None:
+        if self.releases is None:
             return None
         return ReleaseChanges(
-            releases=self._releases, table=self._table, wishes=self._wishes, stopping=self._stopping, nursery=nursery
+            releases=self.releases, table=self._table, wishes=self._wishes, stopping=self._stopping, nursery=nursery
         )
 
     def _end_with(self, slot: Slot, why: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+import trio
 
 from .. import events
 from .._gallery_errors import UnknownRelease
@@ -13,6 +14,10 @@ from ..gallery._installing import Installer
 from ..gallery._store import Hold
 from ._command import identity_of
 from ._event_stream import EventHub
+
+
+FINISH_TIMEOUT = 2.0
+"""Seconds that the end of a supervisor may spend on removing what nobody runs from any more."""
 
 
 @attrs.define(eq=False)
@@ -33,6 +38,7 @@ class Releases:
     auto_install: bool
     hub: EventHub
     _held: dict[tuple[int, int], _Held] = attrs.field(factory=dict, init=False)
+    _freed: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def find(self, name: str) -> Release:
         """The release that *name* means.
@@ -62,8 +68,10 @@ class Releases:
             waits_for(f"its installation: {progress.phase.value}")
 
         waits_for("its installation")
-        release = await self.installer.install(name, report=report)
-        self.hub.publish(events.ReleaseInstalled(release=release))
+        async with self.installer.staged(name, report=report) as staged:
+            if staged.installed is None:
+                release = await staged.commit()
+                self.hub.publish(events.ReleaseInstalled(release=release, replaced=staged.replaces))
         return self.find(name)
 
     def tell(self, progress: InstallProgress) -> None:
@@ -94,5 +102,22 @@ class Releases:
             if not held.users:
                 self._held.pop(let_go_of, None)
                 held.hold.close()
+                self._freed.set()
 
         return let_go
+
+    @trio.lowlevel.enable_ki_protection
+    async def sweep_what_is_freed(self) -> None:
+        """Remove replaced and deleted releases as soon as the last one who runs from them has ended; for ever.
+
+        Cancellation: ends soon; the rest is for `finish`, or for the next supervisor.
+        """
+        while True:
+            await self._freed.wait()
+            self._freed = trio.Event()
+            await self.installer.store.sweep_trash()
+
+    async def finish(self) -> None:
+        """Remove what was freed by the last ones; bounded, since the next supervisor does the rest."""
+        with trio.move_on_after(FINISH_TIMEOUT):
+            await self.installer.store.sweep_trash()
