@@ -1,16 +1,70 @@
-"""Which image of a list is the one for a platform."""
+"""From what a reference means to the one image for a platform."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from ._documents import LISTS, MANIFESTS, Configuration, Descriptor, ImageList
+import attrs
+
+from ._documents import (
+    CONFIGURATIONS,
+    LISTS,
+    MANIFESTS,
+    Configuration,
+    Descriptor,
+    Document,
+    ImageList,
+    Manifest,
+    check_layers,
+    parse_configuration,
+    parse_document,
+)
 from ._errors import UnusableImage
 from ._platform import Platform, in_words
 
 DEEPEST_LIST = 3
 """How many lists may lie inside one another."""
 _ACCOMPANIES = "vnd.docker.reference.type"
+
+
+@attrs.frozen(kw_only=True)
+class Chosen:
+    """The image that was chosen.
+
+    Attributes:
+        top: Digest of what the reference means: a manifest, or a list of them.
+        digest: Of the manifest; the same, if there is no list.
+    """
+
+    top: str
+    digest: str
+    manifest: Manifest
+
+
+async def choose_image(
+    top: Document, read: Callable[[Descriptor], Awaitable[Document]], wanted: Platform, what: str
+) -> Chosen:
+    """Go from *top* through the lists to the image for *wanted*.
+
+    Args:
+        read: Gets what a descriptor points to, and proves its digest.
+
+    Raises:
+        UnusableImage: There is no such image, or it cannot be unpacked here. Also what *read* raises.
+    """
+    document, depth, listed = top, 0, False
+    while isinstance(parsed := parse_document(document, what), ImageList):
+        depth += 1
+        if depth > DEEPEST_LIST:
+            raise UnusableImage(what, f"more than {DEEPEST_LIST} lists of images lie inside one another")
+        entry = choose(parsed, wanted, what)
+        listed = entry.platform is not None
+        document = await read(entry)
+    check_layers(parsed, what)
+    # A list has said for whom it is.
+    if not listed and parsed.config.media_type in CONFIGURATIONS:
+        check_platform(parse_configuration((await read(parsed.config)).data, what), wanted, what)
+    return Chosen(top=top.digest, digest=document.digest, manifest=parsed)
 
 
 def images_of(images: ImageList) -> Sequence[Descriptor]:

@@ -27,6 +27,7 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 LISTS = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+CONFIGURATIONS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 ACCEPTED = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 """What a registry is asked for, in this order."""
 
@@ -68,6 +69,20 @@ class Descriptor:
 
 
 @attrs.frozen(kw_only=True)
+class Document:
+    """A manifest, a list or a configuration as it came.
+
+    Attributes:
+        media_type: What the server, or what points to it, says it is; may be empty.
+        digest: Of `data`.
+    """
+
+    data: bytes
+    media_type: str
+    digest: str
+
+
+@attrs.frozen(kw_only=True)
 class ImageList:
     """An OCI index or a Docker manifest list."""
 
@@ -100,19 +115,18 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def parse_document(data: bytes, what: str, *, media_type: str = "") -> ImageList | Manifest:
-    """Read a manifest, or a list of them.
+def parse_document(document: Document, what: str) -> ImageList | Manifest:
+    """Read a manifest, or a list of them. What it says itself that it is counts more than what others say.
 
     Args:
         what: Whose it is, for messages.
-        media_type: What the server says it is; counts where the document does not say it itself.
 
     Raises:
         UnusableImage: It is neither, or of a kind that is not supported.
     """
-    table = _table(data, what)
-    own = _text(table.get("mediaType"))
-    if table.get("schemaVersion") == 1 or _SCHEMA_1.fullmatch(own or media_type):
+    table = _table(document.data, what)
+    kind = _text(table.get("mediaType")) or document.media_type
+    if table.get("schemaVersion") == 1 or _SCHEMA_1.fullmatch(kind):
         raise UnusableImage(what, "its manifest is of schema 1, which is outdated; push it anew with a current tool")
     if "manifests" in table and ("layers" in table or "config" in table):
         # Two readers could take it for two different things. Source: the OCI image specification on CVE-2021-41190.
@@ -128,8 +142,7 @@ def parse_document(data: bytes, what: str, *, media_type: str = "") -> ImageList
             config=_descriptor(table["config"], "config", what),
             layers=tuple(_descriptor(layer, "layers", what) for layer in layers),
         )
-    kind = own or media_type or "of unknown kind"
-    raise UnusableImage(what, f"what is there ({kind}) is neither an image nor a list of images")
+    raise UnusableImage(what, f"what is there ({kind or 'of unknown kind'}) is neither an image nor a list of images")
 
 
 def parse_configuration(data: bytes, what: str) -> Configuration:

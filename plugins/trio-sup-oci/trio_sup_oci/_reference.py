@@ -156,9 +156,11 @@ def may_be_plain(registry: str, insecure: Collection[str]) -> bool:
     That is so for this machine itself, and for those that are listed in *insecure*.
     """
     match = _REGISTRY.fullmatch(registry)
-    host = match["host"].lower() if match else registry
-    address = _address(host)
-    return host == "localhost" or (address is not None and address.is_loopback) or registry.lower() in insecure
+    if match is None:
+        return registry in insecure
+    address = _address(match["host"])
+    here = match["host"].lower() == "localhost" or (address is not None and address.is_loopback)
+    return here or registry.lower() in insecure
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, MutableMapping, Sequence
 
-import attrs
 import httpx2
 import trio
 
 from ._authorization import Authorization
-from ._documents import ACCEPTED, LARGEST_DOCUMENT, Descriptor, digest_of
+from ._documents import ACCEPTED, LARGEST_DOCUMENT, LISTS, MANIFESTS, Descriptor, Document, digest_of
 from ._errors import DigestMismatch, DownloadFailed, UnusableImage
 from ._http import TEMPORARY, TooLong, Tries, asked_to_wait, read_bounded, refusal
 from ._reference import Reference, may_be_plain
@@ -18,20 +17,6 @@ from ._reference import Reference, may_be_plain
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 PATIENCE = 120.0
 """Seconds for one small answer, from the request to its last byte."""
-
-
-@attrs.frozen(kw_only=True)
-class Document:
-    """A manifest, a list or a configuration as it came.
-
-    Attributes:
-        media_type: What the server says it is; may be empty.
-        digest: Of `data`.
-    """
-
-    data: bytes
-    media_type: str
-    digest: str
 
 
 class Missing(Exception):
@@ -103,6 +88,13 @@ class Repository:
             return await self._document(f"manifests/{tag}", ACCEPTED, tag, None)
         except Missing:
             return None
+
+    async def read(self, descriptor: Descriptor) -> Document:
+        """The manifest, list or configuration that *descriptor* points to. Raises as `manifest` does."""
+        if descriptor.media_type in LISTS | MANIFESTS:
+            return await self.manifest(descriptor.digest, size=descriptor.size)
+        data = await self.small_blob(descriptor)
+        return Document(data=data, media_type=descriptor.media_type, digest=descriptor.digest)
 
     async def small_blob(self, descriptor: Descriptor, limit: int = LARGEST_DOCUMENT) -> bytes:
         """What *descriptor* points to, if that has at most *limit* bytes. Raises as `manifest` does."""

@@ -64,7 +64,7 @@ async def _signatures(repository: Repository, digest: str, what: str) -> Sequenc
     document = await repository.find(tag)
     if document is None:
         raise _NoSignature(f"there is no signature of {digest} (tag {tag})")
-    parsed = parse_document(document.data, what, media_type=document.media_type)
+    parsed = parse_document(document, what)
     layers = parsed.layers if isinstance(parsed, Manifest) else ()
     signatures = [layer for layer in layers if layer.media_type == PAYLOAD]
     if not signatures:
