@@ -39,11 +39,11 @@ Handler = Callable[[Asked], Awaitable[Answer]]
 
 
 @asynccontextmanager
-async def serve(handler: Handler) -> AsyncIterator[int]:
-    """Answer with *handler* on a free port of 127.0.0.1, which is yielded."""
+async def serve(handler: Handler, port: int = 0) -> AsyncIterator[int]:
+    """Answer with *handler* on 127.0.0.1, on *port* or a free one, which is yielded."""
     async with trio.open_nursery() as nursery:
         listeners: list[trio.SocketListener] = await nursery.start(
-            functools.partial(trio.serve_tcp, functools.partial(_converse, handler), 0, host="127.0.0.1")
+            functools.partial(trio.serve_tcp, functools.partial(_converse, handler), port, host="127.0.0.1")
         )
         yield listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()

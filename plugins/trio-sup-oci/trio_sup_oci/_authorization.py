@@ -13,11 +13,13 @@ import attrs
 import httpx2
 import trio
 
+from trio_sup import InvalidValue
+
 from ._challenge import Challenge, parse_challenges
 from ._credentials import Credentials, credentials_for
 from ._errors import DownloadFailed, UnusableCredentials
 from ._http import LARGEST_REFUSAL, TEMPORARY, BoundedStream, TooLong, Tries, asked_to_wait, read_bounded, refusal
-from ._reference import Reference, may_be_plain
+from ._reference import Reference, may_be_plain, registry_name
 
 CLIENT = "trio-sup"
 USUAL_LIFE = 60.0
@@ -164,11 +166,12 @@ class Authorization(httpx2.Auth):
     def _realm(self, text: str) -> httpx2.URL:
         try:
             url = httpx2.URL(text)
-        except httpx2.InvalidURL:
-            url = httpx2.URL("")
-        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+            host = registry_name(url.netloc.decode("ascii"))
+        except (httpx2.InvalidURL, InvalidValue):
+            url, host = httpx2.URL(""), ""
+        if url.scheme not in ("http", "https") or url.userinfo:
             self._fail(f"{self._reference.registry} names a token server that is none: {text!r:.200}")
-        if url.scheme == "http" and not may_be_plain(url.netloc.decode("ascii"), self._insecure):
+        if url.scheme == "http" and not may_be_plain(host, self._insecure):
             # Credentials would go over the wire for everybody to read.
             self._fail(
                 f"{self._reference.registry} names a token server without encryption, {url.host}; that is allowed "

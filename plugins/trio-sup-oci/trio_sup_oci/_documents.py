@@ -40,7 +40,7 @@ _LAYERS = frozenset(
 _FOREIGN = re.compile(
     r"application/vnd\.(?:oci\.image\.layer\.nondistributable\.|docker\.image\.rootfs\.foreign\.).*", re.DOTALL
 )
-_SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(?:prettyj|j)ws|.*manifest\.v1\+json")
+_SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(?:prettyjws|json)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LARGEST_BLOB = 2**50
 

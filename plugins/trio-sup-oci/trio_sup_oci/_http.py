@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import email.utils
+import http
 import json
 import random
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 import attrs
 import httpx2
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+import trio
 
 LARGEST_REFUSAL = 64 * 2**10
 TEMPORARY = frozenset({408, 421, 425, 429, 500, 502, 503, 504})
 """Statuses after which trying again may help."""
+FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
-"""Seconds between two tries at most, whatever a server asks for."""
+"""Seconds between the first two tries, about; and between any two at most, whatever a server asks for."""
 
 
 class TooLong(Exception):
@@ -32,32 +31,45 @@ async def read_bounded(response: httpx2.Response, limit: int) -> bytes:
     Raises:
         TooLong: It has more than *limit* bytes.
     """
-    body = bytearray()
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    bounded = response.stream = BoundedStream(response.stream, limit)
     try:
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > limit:
-                raise TooLong
+        body = b"".join([chunk async for chunk in response.aiter_raw()])
     finally:
         await response.aclose()
-    return bytes(body)
+    if bounded.exceeded:
+        raise TooLong
+    return body
 
 
 class BoundedStream(httpx2.AsyncByteStream):
-    """The beginning of a body that is read by somebody who would read all of it."""
+    """A body of which only the beginning is read, whoever reads it.
+
+    Attributes:
+        exceeded: Whether there was more than *limit* bytes.
+    """
 
     def __init__(self, inner: httpx2.AsyncByteStream, limit: int) -> None:
+        self.exceeded = False
         self._inner = inner
-        self._limit = limit
+        self._left = limit
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = self._limit
-        inner: AsyncIterable[bytes] = self._inner
-        async for chunk in inner:
-            left -= len(chunk)
-            yield chunk
-            if left <= 0:
-                return
+        try:
+            async for chunk in self._inner:
+                if self.exceeded:
+                    continue
+                self._left -= len(chunk)
+                if self._left < 0:
+                    self.exceeded = True
+                    # Nobody closes the generators below this one if they are left half-way, so they are used up:
+                    # on a closed connection that does not take long.
+                    await self._inner.aclose()
+                else:
+                    yield chunk
+        except (httpx2.TransportError, httpx2.StreamError, trio.ClosedResourceError):
+            if not self.exceeded:
+                raise
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -65,7 +77,7 @@ class BoundedStream(httpx2.AsyncByteStream):
 
 async def refusal(response: httpx2.Response) -> str:
     """Why a server refused, in its own words as far as it has any; the body is read."""
-    status = f"{response.status_code} {response.reason_phrase}".strip()
+    status = f"{response.status_code} {_phrase(response.status_code)}".strip()
     try:
         table = json.loads(await read_bounded(response, LARGEST_REFUSAL))
         said = next(str(error["message"]) for error in table["errors"] if error.get("message"))
@@ -76,6 +88,13 @@ async def refusal(response: httpx2.Response) -> str:
     # What a server says goes to a terminal: no control characters.
     said = "".join(character if character.isprintable() else " " for character in said[:300]).strip()
     return f"{status} ({said})" if said else status
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def asked_to_wait(response: httpx2.Response) -> float | None:
@@ -95,9 +114,8 @@ class Tries:
     """How often something that may only be down for a while is tried again, and how long is waited in between."""
 
     retries: int
-    first_wait: float = 0.5
 
     def wait(self, tried: int, asked: float | None = None) -> float:
         """Seconds to wait after *tried* tries, where a server may have asked for more."""
-        grown = min(self.first_wait * 2.0 ** min(tried - 1, 20), LONGEST_WAIT / 2)
+        grown = min(FIRST_WAIT * 2.0 ** min(tried - 1, 20), LONGEST_WAIT / 2)
         return min(max(grown * random.uniform(0.75, 1.25), asked or 0.0), LONGEST_WAIT)
