@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 import attrs
 import h11
@@ -32,7 +32,7 @@ class Reset(Exception):
 class Answer:
     status: int = 200
     headers: Sequence[tuple[str, str]] = ()
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncGenerator[bytes, None] = b""
 
 
 Handler = Callable[[Asked], Awaitable[Answer]]
@@ -63,8 +63,9 @@ async def _converse(handler: Handler, stream: trio.SocketStream) -> None:
                 if isinstance(answer.body, bytes):
                     await stream.send_all(connection.send(h11.Data(data=answer.body)) or b"")
                 else:
-                    async for chunk in answer.body:
-                        await stream.send_all(connection.send(h11.Data(data=chunk)) or b"")
+                    async with aclosing(answer.body) as chunks:
+                        async for chunk in chunks:
+                            await stream.send_all(connection.send(h11.Data(data=chunk)) or b"")
             await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from trio_sup._gallery_errors import ArchiveTooLarge as ArchiveTooLarge
 from trio_sup._gallery_errors import DigestMismatch as DigestMismatch
 from trio_sup._gallery_errors import DownloadFailed as DownloadFailed
 from trio_sup._gallery_errors import InstallFailed

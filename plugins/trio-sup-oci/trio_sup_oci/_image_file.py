@@ -25,6 +25,7 @@ from ._platform import Platform, in_words
 
 NAME = "org.opencontainers.image.ref.name"
 FULL_NAME = "io.containerd.image.name"
+_NOTHING = "it has neither an index.json (an OCI layout) nor a manifest.json (of `docker save`)"
 _CONFIG_NAME = re.compile(r"(?:.*[/:])?([0-9a-f]{64})(?:\.json)?", re.DOTALL)
 
 
@@ -71,7 +72,11 @@ async def find_image(box: Box, wanted: Platform, pin: str | None, what: str) -> 
         return await _in_layout(box, wanted, pin, what)
     if box.has("manifest.json"):
         return _saved(box, wanted, pin, what)
-    raise UnusableImage(what, "it has neither an index.json (an OCI layout) nor a manifest.json (of `docker save`)")
+    raise UnusableImage(what, _NOTHING)
+
+
+INDEXES = ("index.json", "manifest.json")
+"""All that `digest_in` looks at."""
 
 
 def digest_in(box: Box, wanted: Platform, pin: str | None, what: str) -> str:
@@ -79,8 +84,8 @@ def digest_in(box: Box, wanted: Platform, pin: str | None, what: str) -> str:
     if box.has("index.json"):
         return _entry(box, wanted, pin, what).digest
     if box.has("manifest.json"):
-        return _saved(box, wanted, pin, what).digest
-    raise UnusableImage(what, "it has neither an index.json (an OCI layout) nor a manifest.json (of `docker save`)")
+        return _saved_entry(box, pin, what).digest
+    raise UnusableImage(what, _NOTHING)
 
 
 # ---- OCI layout
@@ -166,19 +171,7 @@ def _read(box: Box, name: str, what: str) -> bytes:
 
 def _saved(box: Box, wanted: Platform, pin: str | None, what: str) -> ImageFile:
     """What has no manifest: the configuration has the digests of the unpacked layers, and its own is in its name."""
-    try:
-        images = json.loads(_read(box, "manifest.json", what))
-        found = [_Saved.of(image) for image in images]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        raise UnusableImage(what, "its manifest.json is none of `docker save`") from None
-    if pin is not None:
-        found = [image for image in found if image.digest == pin]
-        if not found:
-            raise DigestMismatch(what, "the image is not in it", expected=pin, found="another")
-    if len({image.digest for image in found}) != 1:
-        names = ", ".join(name for image in found for name in image.names) or "none"
-        raise UnusableImage(what, f"there must be one image in it, and there are: {names}")
-    image = found[0]
+    image = _saved_entry(box, pin, what)
     data = _read(box, image.config, what)
     if digest_of(data) != image.digest:
         raise DigestMismatch(what, "its configuration is damaged", expected=image.digest, found=digest_of(data))
@@ -194,6 +187,24 @@ def _saved(box: Box, wanted: Platform, pin: str | None, what: str) -> ImageFile:
             raise UnusableImage(what, f"the layer {name} is missing in it")
         parts.append(Part(name=name, size=box.size(name), digest=diff_id, unpacked=True))
     return ImageFile(digest=image.digest, parts=tuple(parts))
+
+
+def _saved_entry(box: Box, pin: str | None, what: str) -> _Saved:
+    try:
+        found = [_Saved.of(image) for image in json.loads(_read(box, "manifest.json", what))]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise UnusableImage(what, "its manifest.json is none of `docker save`") from None
+    if pin is not None:
+        there = ", ".join(image.digest for image in found) or "none"
+        found = [image for image in found if image.digest == pin]
+        if not found:
+            raise DigestMismatch(what, "the image is not in it", expected=pin, found=there)
+    if len({image.digest for image in found}) != 1:
+        names = ", ".join(name for image in found for name in image.names) or "none"
+        raise UnusableImage(
+            what, f"there must be one image in it, or an @ and a digest say which; there are: {names[:1000]}"
+        )
+    return found[0]
 
 
 @attrs.frozen

@@ -44,9 +44,9 @@ class Repository:
         tries: Tries,
         what: str,
     ) -> None:
+        self.client = client
         self.authorization = authorization
         self._reference = reference
-        self._client = client
         self._schemes = schemes
         self._insecure = insecure
         self._tries = tries
@@ -174,8 +174,8 @@ class Repository:
     async def _send_by(self, scheme: str, method: str, path: str, accept: Sequence[str]) -> httpx2.Response:
         # As it is: what is compressed on the way would have to be bounded twice.
         headers = {"Accept-Encoding": "identity", "Accept": ", ".join(accept) or "*/*"}
-        request = self._client.build_request(method, self._url(scheme, path), headers=headers)
-        response = await self._client.send(request, stream=True, auth=self.authorization, follow_redirects=True)
+        request = self.client.build_request(method, self._url(scheme, path), headers=headers)
+        response = await self.client.send(request, stream=True, auth=self.authorization, follow_redirects=True)
         if scheme == "https" and response.url.scheme != "https":
             await response.aclose()
             raise DownloadFailed(
