@@ -21,6 +21,7 @@ from trio_sup_oci._platform import Platform, host_platform
 
 from trio_sup import InvalidValue
 from trio_sup._gallery_errors import ArchiveTooLarge, UnsafeArchive
+from trio_sup.gallery import _download
 from trio_sup.strategies import InstallPhase, UnpackLimits
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
@@ -32,6 +33,7 @@ OTHER = Platform("linux", "s390x" if host_platform().architecture != "s390x" els
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_http, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(_download, "FIRST_WAIT", 0.001)
 
 
 Push = Callable[[Image], str]
@@ -40,7 +42,7 @@ Push = Callable[[Image], str]
 @pytest.fixture
 def push(registry: Registry, tmp_path: Path, request: pytest.FixtureRequest) -> Push:
     """Pushes an image into a repository of this test alone, and says its name."""
-    pushed = []
+    pushed: list[Image] = []
 
     def push(what: Image) -> str:
         name = f"test/{abs(hash(request.node.nodeid))}:v{len(pushed)}"

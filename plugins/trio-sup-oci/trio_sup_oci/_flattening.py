@@ -30,6 +30,7 @@ async def flatten(fetch: Fetch, layers: Sequence[Callable[[], BinaryIO]], total:
         for open_layer in layers:
             with open_layer() as file:
                 unpacker.unpack(file, layer=True)
+        unpacker.finish()
 
     def report(done: int) -> None:
         fetch.report(InstallPhase.UNPACKING, done, total)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import httpx2
+import trio
 
 from trio_sup import InvalidValue
-from trio_sup.gallery import download
+from trio_sup.gallery import download, http_client
 from trio_sup.strategies import Fetch, Fetched, InstallPhase
 
 from ._authorization import Authorization
@@ -20,6 +21,7 @@ from ._choosing import Chosen, choose_image
 from ._documents import Descriptor
 from ._errors import ArchiveTooLarge, DigestMismatch, NotProven
 from ._flattening import flatten
+from ._hashing import digest_of_file
 from ._http import Tries
 from ._layers import download_layers
 from ._policy import Policy, PublicKey, load_key, policy_of
@@ -30,6 +32,7 @@ from ._signature import verify_signature
 if TYPE_CHECKING:
     from ._source import Registries
 
+CONNECT_TIMEOUT = 30.0
 _OURS = re.compile(r"([0-9a-f]{64})(?:\..*)?")
 
 
@@ -75,7 +78,8 @@ async def pull(source: Registries, fetch: Fetch) -> Fetched:
 
 @asynccontextmanager
 async def _opened(source: Registries, reference: Reference, what: str) -> AsyncIterator[Repository]:
-    async with httpx2.AsyncClient(timeout=source.stall_timeout) as client:
+    timeout = httpx2.Timeout(source.stall_timeout, connect=min(source.stall_timeout, CONNECT_TIMEOUT), pool=None)
+    async with http_client(timeout=timeout) as client:
         tries = Tries(retries=source.retries)
         authorization = Authorization(
             reference,
@@ -141,17 +145,37 @@ async def _download(
     to: Path,
     report: Callable[[int], None],
 ) -> None:
+    """Get one layer into the file *to*, unless an earlier try has."""
+    if await trio.to_thread.run_sync(_is_there, to, layer, limiter=trio.CapacityLimiter(1)):
+        report(layer.size)
+        return
     await download(
         repository.client,
         repository.blob_url(layer.digest),
         to,
+        what=what,
         sha256=layer.hex,
         size=layer.size,
         auth=repository.authorization,
-        report=report,
+        report=lambda done, total: report(done),
         stall_timeout=source.stall_timeout,
         retries=source.retries,
+        explain=repository.explain,
     )
+
+
+def _is_there(path: Path, layer: Descriptor) -> bool:
+    """Whether the file *path* is *layer*; in a thread of Trio's. One that is not goes away."""
+    try:
+        with open(path, "rb") as file:
+            found = digest_of_file(file)
+    except FileNotFoundError:
+        return False
+    if found == layer.digest:
+        return True
+    # The machine may have lost its power before everything was on the disk.
+    path.unlink()
+    return False
 
 
 def _open(path: Path) -> BinaryIO:

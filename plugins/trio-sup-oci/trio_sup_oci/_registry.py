@@ -112,6 +112,14 @@ class Repository:
         """Where a blob is. The scheme has been found out by the request for the manifest."""
         return str(self._url(self._schemes.get(self._reference.host, "https"), f"blobs/{digest}"))
 
+    def explain(self, status: int) -> str | None:
+        """What to say where a layer is refused with *status*."""
+        if status == 404:
+            return f"{self._reference.registry} does not have a layer that its own manifest names"
+        if status in (401, 403):
+            return self._refused(_Refused(status, str(status)))
+        return None
+
     # ---- one document
 
     async def _document(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -13,19 +12,18 @@ import trio
 
 from trio_sup.strategies import Fetch, Fetched, InstallPhase, UnpackLimits
 
-from ._boxes import CHUNK, Box, Folder, TarFile, gather
+from ._boxes import Box, Folder, TarFile, gather
 from ._decompressing import DAMAGED, decompressed, is_compressed
 from ._errors import ArchiveTooLarge, DigestMismatch, DownloadFailed, NotProven, UnusableImage
 from ._file_address import FileAddress, parse_address
 from ._flattening import flatten
+from ._hashing import chunks_of, digest_of_file
 from ._image_file import INDEXES, Part, digest_in, find_image
 
 if TYPE_CHECKING:
     from ._source import ImageFiles
 
 T = TypeVar("T")
-Count = Callable[[int], None]
-"""Told how many bytes are done."""
 
 
 async def digest_now(source: ImageFiles, uri: str) -> str:
@@ -99,7 +97,7 @@ def _open(address: FileAddress, fetch: Fetch) -> Box:
 def _check_whole(file: BinaryIO, fetch: Fetch) -> None:
     total = file.seek(0, io.SEEK_END)
     file.seek(0)
-    digest = _digest(file, fetch.uri, lambda done: fetch.report(InstallPhase.VERIFYING, done, total))
+    digest = digest_of_file(file, lambda done: fetch.report(InstallPhase.VERIFYING, done, total))
     if digest != f"sha256:{fetch.sha256}":
         raise DigestMismatch(fetch.uri, "it is another file", expected=f"sha256:{fetch.sha256}", found=digest)
     file.seek(0)
@@ -107,10 +105,11 @@ def _check_whole(file: BinaryIO, fetch: Fetch) -> None:
 
 def _decompress(file: BinaryIO, to: BinaryIO, fetch: Fetch) -> None:
     written, most = 0, _most_bytes(fetch.limits)
-    for chunk in _chunks(decompressed(file), fetch.uri):
-        written += to.write(chunk)
-        if written > most:
-            raise _too_large(fetch, written)
+    with _damage_is_clear(fetch.uri):
+        for chunk in chunks_of(decompressed(file)):
+            written += to.write(chunk)
+            if written > most:
+                raise _too_large(fetch, written)
     to.flush()
 
 
@@ -120,36 +119,29 @@ def _verify(box: Box, parts: Sequence[Part], total: int, fetch: Fetch) -> None:
     for part in parts:
         report = functools.partial(_report_after, fetch, before, total)
         with box.open(part.name) as file:
-            found = _digest(file, fetch.uri, report)
+            found = digest_of_file(file, report)
         if found != part.digest and part.unpacked:
             # Some tools write the layers compressed, and their digests are still those of what is in them.
-            with box.open(part.name) as file:
-                found = _digest(decompressed(file), fetch.uri, limit=_most_bytes(fetch.limits))
+            with box.open(part.name) as file, _damage_is_clear(fetch.uri):
+                found = digest_of_file(decompressed(file), functools.partial(_bound, fetch))
         if found != part.digest:
             raise DigestMismatch(fetch.uri, f"its layer {part.name} is damaged", expected=part.digest, found=found)
         before += part.size
+
+
+def _bound(fetch: Fetch, done: int) -> None:
+    if done > _most_bytes(fetch.limits):
+        raise _too_large(fetch, done)
 
 
 def _report_after(fetch: Fetch, before: int, total: int, done: int) -> None:
     fetch.report(InstallPhase.VERIFYING, before + done, total)
 
 
-def _digest(file: BinaryIO, what: str, report: Count = lambda done: None, *, limit: int | None = None) -> str:
-    done, digest = 0, hashlib.sha256()
-    for chunk in _chunks(file, what):
-        digest.update(chunk)
-        done += len(chunk)
-        if limit is not None and done > limit:
-            raise UnusableImage(what, f"a layer in it decompresses to more than {limit} bytes")
-        report(done)
-    return "sha256:" + digest.hexdigest()
-
-
-def _chunks(file: BinaryIO, what: str) -> Iterator[bytes]:
+@contextmanager
+def _damage_is_clear(what: str) -> Iterator[None]:
     try:
-        while chunk := file.read(CHUNK):
-            yield chunk
-            trio.from_thread.check_cancelled()
+        yield
     except DAMAGED as error:
         raise UnusableImage(what, f"it is damaged: {error}") from error
 
