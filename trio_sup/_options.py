@@ -1,12 +1,33 @@
-"""What classes of options have in common: a complaint says which field it is about."""
+"""What options have in common: a complaint says which of them it is about."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import attrs
 
 from .errors import InvalidValue, TrioSupError
+
+T = TypeVar("T")
+
+
+def named(name: str, convert: Callable[..., T]) -> Callable[..., T]:
+    """Wrap one converter, of a field or an argument, as `complaints_name_fields` wraps those of a class."""
+
+    def wrapped(value: Any, *more: Any) -> T:
+        try:
+            return convert(value, *more)
+        except InvalidValue as error:
+            if error.why.startswith(f"{name}: "):  # it names itself, or the class this one inherits from does it
+                raise
+            raise InvalidValue(error.value, f"{name}: {error.why}") from None
+        except TrioSupError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InvalidValue(value, f"{name}: {error}") from error
+
+    return wrapped
 
 
 def complaints_name_fields(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
@@ -24,22 +45,7 @@ def _naming(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
     if given is None:
         return field
     full = isinstance(given, attrs.Converter)  # one that may want the object or the field as well
-    convert: Any = given.converter if full else given
-
-    def wrapped(value: Any, *more: Any) -> Any:
-        try:
-            return convert(value, *more)
-        except InvalidValue as error:
-            why = error.why
-            if why.startswith(f"{field.name}: "):  # it names itself, or the class this one inherits from does it
-                raise
-            raise InvalidValue(error.value, f"{field.name}: {why}") from None
-        except TrioSupError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise InvalidValue(value, f"{field.name}: {error}") from error
-
-    named: Any = wrapped
+    converter: Any = named(field.name, given.converter if full else given)
     if full:
-        named = attrs.Converter(wrapped, takes_self=given.takes_self, takes_field=given.takes_field)
-    return field.evolve(converter=named)  # type: ignore[no-any-return,attr-defined,unused-ignore]  # not in stubs
+        converter = attrs.Converter(converter, takes_self=given.takes_self, takes_field=given.takes_field)
+    return field.evolve(converter=converter)  # type: ignore[no-any-return,attr-defined,unused-ignore]  # not in stubs

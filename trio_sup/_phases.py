@@ -55,6 +55,11 @@ class Cause(enum.Enum):
         """Whether somebody or the supervisor itself wished it, so that no restart policy is asked what follows."""
         return self in _ASKED
 
+    @property
+    def failed_elsewhere(self) -> bool:
+        """Whether it was another one that failed, so that it comes back without anybody's decision."""
+        return self in (Cause.NEEDED_FAILED, Cause.SIBLING_FAILED)
+
 
 _ASKED = frozenset(
     {

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import attrs
 
+from ._units import bytes_in_words
 from ._values import ProcessKey
 
 
@@ -110,8 +111,8 @@ def make_room(newcomer: ProcessKey, cost_bytes: int, occupants: Iterable[Occupan
         return Refuse("nothing may run: max_running is 0")
     if bounds.memory_budget is not None and cost_bytes > bounds.memory_budget:
         return Refuse(
-            f"it is declared to need {_shown(cost_bytes)}, more than the whole memory_budget of "
-            f"{_shown(bounds.memory_budget)}"
+            f"it is declared to need {bytes_in_words(cost_bytes)}, more than the whole memory_budget of "
+            f"{bytes_in_words(bounds.memory_budget)}"
         )
     everyone = [each for each in occupants if each.key != newcomer]
     if bounds.hold(everyone, cost_bytes):
@@ -140,9 +141,10 @@ def _why(everyone: Sequence[Occupant], cost_bytes: int, bounds: Bounds) -> str:
     if bounds.max_running is not None and len(everyone) + 1 > bounds.max_running:
         reasons.append(f"max_running allows {bounds.max_running} at once")
     if bounds.memory_budget is not None and _cost_of(everyone) + cost_bytes > bounds.memory_budget:
+        budget, taken = bytes_in_words(bounds.memory_budget), bytes_in_words(_cost_of(everyone))
         reasons.append(
-            f"of the memory_budget of {_shown(bounds.memory_budget)}, {_shown(_cost_of(everyone))} are taken, and it "
-            f"is declared to need {_shown(cost_bytes)}"
+            f"of the memory_budget of {budget}, {taken} are taken, and it is declared to need "
+            f"{bytes_in_words(cost_bytes)}"
         )
     return " and ".join(reasons)
 
@@ -158,12 +160,3 @@ def _keys(occupants: Iterable[Occupant]) -> tuple[ProcessKey, ...]:
 
 def _cost_of(occupants: Iterable[Occupant]) -> int:
     return sum(each.cost_bytes for each in occupants)
-
-
-def _shown(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024
-    return f"{size:.4g} TiB"

@@ -35,6 +35,18 @@ def seconds(value: object) -> float:
     raise InvalidValue(value, 'expected a duration: seconds as a number, or text such as "30s", "500ms", "1m30s"')
 
 
+def seconds_above_zero(value: object) -> float:
+    """Read a duration as `seconds` does, but not one of 0 seconds.
+
+    Raises:
+        InvalidValue: It is 0, or `seconds` refuses it.
+    """
+    result = seconds(value)
+    if result <= 0:
+        raise InvalidValue(value, "must be longer than 0 seconds")
+    return result
+
+
 def _finite(number: float, given: object) -> float:
     try:
         result = float(number)
@@ -68,3 +80,13 @@ def byte_count(value: object) -> int:
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         return int(float(match[1]) * _BYTES[match[2]])
     raise InvalidValue(value, 'expected a size: bytes as a whole number, or text such as "64KiB" or "4GiB"')
+
+
+def bytes_in_words(size_bytes: float) -> str:
+    """Write a size as people would: ``"512 B"``, ``"1.5 MiB"``, ``"20 GiB"``."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"

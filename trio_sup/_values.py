@@ -12,7 +12,7 @@ from typing import Any, Literal
 import attrs
 
 from ._options import complaints_name_fields
-from ._units import byte_count, seconds
+from ._units import byte_count, seconds, seconds_above_zero
 from .errors import InvalidValue
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -95,13 +95,6 @@ def to_choice(value: Any) -> Any:
     return value
 
 
-def _seconds_above_zero(value: object) -> float:
-    result = seconds(value)
-    if result <= 0:
-        raise InvalidValue(value, "must be longer than 0 seconds")
-    return result
-
-
 GroupRestart = Literal["one-for-one", "one-for-all", "rest-for-one"]
 GROUP_RESTARTS = ("one-for-one", "one-for-all", "rest-for-one")
 """Who is restarted with a member of a group that fails: nobody, all the others, or those that were started after it."""
@@ -120,7 +113,8 @@ def _to_progress(value: object) -> frozenset[str]:
     return frozenset(names)
 
 
-def _to_threshold(value: object) -> int:
+def to_count(value: object) -> int:
+    """Read how many of something there are to be: a whole number, at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidValue(value, "expected a whole number, at least 1")
     return value
@@ -148,14 +142,14 @@ class Readiness:
     """
 
     probe: Any = attrs.field(default=Choice("localai"), converter=to_choice)
-    timeout: float = attrs.field(default=30.0, converter=_seconds_above_zero)
-    interval: float = attrs.field(default=0.2, converter=_seconds_above_zero)
-    call_timeout: float = attrs.field(default=2.0, converter=_seconds_above_zero)
+    timeout: float = attrs.field(default=30.0, converter=seconds_above_zero)
+    interval: float = attrs.field(default=0.2, converter=seconds_above_zero)
+    call_timeout: float = attrs.field(default=2.0, converter=seconds_above_zero)
     progress: frozenset[str] = attrs.field(default=frozenset(), converter=_to_progress)
-    max_timeout: float | None = attrs.field(default=None, converter=attrs.converters.optional(_seconds_above_zero))
+    max_timeout: float | None = attrs.field(default=None, converter=attrs.converters.optional(seconds_above_zero))
     period: float = attrs.field(default=10.0, converter=seconds)
-    failure_threshold: int = attrs.field(default=3, converter=_to_threshold)
-    success_threshold: int = attrs.field(default=1, converter=_to_threshold)
+    failure_threshold: int = attrs.field(default=3, converter=to_count)
+    success_threshold: int = attrs.field(default=1, converter=to_count)
 
     def __attrs_post_init__(self) -> None:
         if self.max_timeout is None:
@@ -189,9 +183,9 @@ class Liveness:
     """
 
     probe: Any = attrs.field(default=Choice("localai"), converter=to_choice)
-    period: float = attrs.field(default=10.0, converter=_seconds_above_zero)
-    call_timeout: float = attrs.field(default=2.0, converter=_seconds_above_zero)
-    failure_threshold: int = attrs.field(default=3, converter=_to_threshold)
+    period: float = attrs.field(default=10.0, converter=seconds_above_zero)
+    call_timeout: float = attrs.field(default=2.0, converter=seconds_above_zero)
+    failure_threshold: int = attrs.field(default=3, converter=to_count)
     busy_timeout: float = attrs.field(default=600.0, converter=seconds)
 
 
@@ -270,10 +264,6 @@ def _to_needs(value: object) -> tuple[str, ...]:
         if not isinstance(each, str) or not each.strip() or not each.isprintable():
             raise InvalidValue(each, "expected a model, a process key or the name of a backend")
     return tuple(dict.fromkeys(needs))
-
-
-def _above_zero_or_none(value: object) -> float | None:
-    return None if value is None else _seconds_above_zero(value)
 
 
 def _to_codes(value: object) -> frozenset[int]:
@@ -440,7 +430,7 @@ class BackendSpec:
     bind: bool = attrs.field(default=False, converter=to_bool)
     group: str | None = attrs.field(default=None, converter=attrs.converters.optional(_to_name))
     significant: bool = attrs.field(default=False, converter=to_bool)
-    idle_timeout: float | None = attrs.field(default=None, converter=_above_zero_or_none)
+    idle_timeout: float | None = attrs.field(default=None, converter=attrs.converters.optional(seconds_above_zero))
     pinned: bool = attrs.field(default=False, converter=to_bool)
     memory: int | None = attrs.field(default=None, converter=attrs.converters.optional(byte_count))
     directory: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_path))

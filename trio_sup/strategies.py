@@ -21,6 +21,7 @@ from ._releases import InstallPhase as InstallPhase
 from ._releases import UnpackLimits as UnpackLimits
 from ._units import byte_count as byte_count  # for options that are sizes
 from ._units import seconds as seconds  # for options that are durations
+from ._units import seconds_above_zero as seconds_above_zero
 
 if TYPE_CHECKING:
     from ._reports import ExitReport

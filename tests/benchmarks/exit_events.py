@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import select
@@ -95,6 +96,8 @@ class AtOnce:
 
 async def restarts(*, repeats: int, beside: int) -> dict[str, list[float]]:
     """Seconds from SIGKILL until the restart policy's replacement is spawned, and until that is ready."""
+    # It warns of each restart; nobody has set up logging here, so all of that would end up on stderr.
+    logging.getLogger("trio_sup.engine").setLevel(logging.ERROR)
     took: dict[str, list[float]] = {"spawned": [], "ready": []}
     async with trio_sup.open_supervisor(restart_policy=AtOnce()) as sup:
         await start_many(sup, spec(probe="tcp"), beside)

@@ -137,7 +137,7 @@ async def test_one_that_left_the_group_and_keeps_the_output_open_does_not_delay_
 
 @pytest.mark.parametrize("command", [[], "true", [""], ["a", 3], ["a\0b"], 3, None])
 def test_refuses_what_is_no_command(command: Any) -> None:
-    with pytest.raises(InvalidValue):
+    with pytest.raises(InvalidValue, match=r"^command: "):
         ExecProbe(command)
 
 

@@ -119,7 +119,8 @@ async def test_nobody_there_is_not_ready() -> None:
     ],
 )
 def test_refuses_options_that_cannot_be_meant(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidValue):
+    (option,) = options
+    with pytest.raises(InvalidValue, match=f"^{option}: "):
         HttpProbe(**options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -155,7 +156,9 @@ async def test_cancelled_while_it_is_leased_drain_ends_at_once(autojump_clock: t
     assert target.asked == [("unleased", 0)]
 
 
-def test_refuses_a_negative_timeout() -> None:
-    for make in (lambda: FreeThenTerminate(free_timeout=-1), lambda: Drain(drain_timeout=-1)):
-        with pytest.raises(InvalidValue, match="negative"):
-            make()
+@pytest.mark.parametrize(
+    ("make", "option"), [(FreeThenTerminate, "free_timeout"), (Drain, "drain_timeout"), (Drain, "free_timeout")]
+)
+def test_refuses_a_negative_timeout_by_name(make: Callable[..., StopPolicy], option: str) -> None:
+    with pytest.raises(InvalidValue, match=f"^{option}: a duration must not be negative"):
+        make(**{option: -1})

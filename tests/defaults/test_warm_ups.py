@@ -206,21 +206,21 @@ def test_an_rpc_is_named_or_given_by_its_path() -> None:
     ],
 )
 def test_an_rpc_that_cannot_be_called_is_refused(rpc: Any, why: str) -> None:
-    with pytest.raises(InvalidValue, match=why):
+    with pytest.raises(InvalidValue, match=f"^rpc: .*{why}"):
         Call(rpc=rpc)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "soon"])
 def test_a_timeout_that_cannot_be_kept_is_refused(timeout: Any) -> None:
-    with pytest.raises(InvalidValue):
+    with pytest.raises(InvalidValue, match=r"^timeout: "):
         Call(rpc="LoadModel", timeout=timeout)
-    with pytest.raises(InvalidValue):
+    with pytest.raises(InvalidValue, match=r"^timeout: "):
         LoadModel(model="m", timeout=timeout)
 
 
 @pytest.mark.parametrize("model", ["", " ", 5, "\ud800", "two\nlines"])
 def test_a_model_that_is_no_name_is_refused(model: Any) -> None:
-    with pytest.raises(InvalidValue, match="a model"):
+    with pytest.raises(InvalidValue, match=r"^model: .* a model"):
         LoadModel(model=model)
 
 

@@ -215,9 +215,9 @@ async def test_newcomers_that_wait_do_not_wake_each_other(autojump_clock: MockCl
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_running": 0}, {"max_running": True}, {"max_running": 1.5}, {"memory_budget": "lots"}]
+    ("option", "value"), [("max_running", 0), ("max_running", True), ("max_running", 1.5), ("memory_budget", "lots")]
 )
-async def test_bounds_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidValue):
-        async with supervised(**options):
+async def test_a_bound_that_makes_no_sense_is_refused_by_name(option: str, value: Any) -> None:
+    with pytest.raises(InvalidValue, match=f"^{option}: expected "):
+        async with supervised(**{option: value}):
             pass

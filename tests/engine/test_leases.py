@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import attrs
 import pytest
@@ -44,6 +45,15 @@ async def test_it_goes_by_key_model_name_or_alias(name: str, autojump_clock: Moc
         sup.define(spec("talker", aliases=["gpt"]), model="chat", replicas=2)
         async with sup.use(name) as backend:
             assert backend.key == trio_sup.ProcessKey("chat", 1 if name == "chat#1" else 0)
+
+
+@pytest.mark.parametrize("replicas", [0, True, 1.0, "2"])
+async def test_a_number_of_replicas_that_makes_no_sense_is_refused_by_name(
+    replicas: Any, autojump_clock: MockClock
+) -> None:
+    async with staged(Stage()) as sup:
+        with pytest.raises(trio_sup.InvalidValue, match=r"^replicas: expected a whole number"):
+            sup.define(CHAT, replicas=replicas)
 
 
 async def test_a_specification_is_defined_by_its_use(autojump_clock: MockClock) -> None:

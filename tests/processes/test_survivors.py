@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from .powerless import run_powerless
 
 PROGRAM = """
 import trio, trio_sup
@@ -57,30 +55,8 @@ trio.run(main)
 @pytest.mark.needs("setpriv")
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make a process of another user")
 def test_a_process_we_may_not_signal_is_named_watched_and_at_last_gone(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents:
-        if not folder.stat().st_mode & 0o001:  # the folders that pytest keeps to itself
-            folder.chmod(folder.stat().st_mode | 0o011)
     os.mkfifo(tmp_path / "gate", 0o644)
-    program = subprocess.Popen(
-        # Root without the capability to signal other users' processes.
-        ["setpriv", "--bounding-set", "-kill", sys.executable, "-c", PROGRAM],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    lines = []
-    try:
-        assert program.stdout is not None
-        for line in program.stdout:
-            lines.append(line)
-            if line.startswith("kill"):
-                os.kill(int(line.split()[1]), 9)
-    finally:
-        program.kill()
-        program.communicate()
-    text = "".join(lines)
+    text = run_powerless(PROGRAM, tmp_path)
     assert "not permitted to signal it" in text
     assert "STOP_FAILED None True True" in text
     assert "no second process" in text

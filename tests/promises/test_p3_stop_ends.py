@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +19,8 @@ import pytest
 import trio
 
 import trio_sup
-from tests.conftest import ROOT, next_of
+from tests.conftest import next_of
+from tests.processes.powerless import run_powerless
 from trio_sup import BackendSpec, events
 from trio_sup.engine._ending import KILL_TIMEOUT
 
@@ -322,29 +321,7 @@ trio.run(main)
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make a process of another user")
 @pytest.mark.parametrize("vice", ["hangs", "raises", "lies"])
 def test_a_policy_changes_nothing_of_what_is_said_of_survivors(tmp_path: Path, vice: str) -> None:
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents:
-        if not folder.stat().st_mode & 0o001:  # the folders that pytest keeps to itself
-            folder.chmod(folder.stat().st_mode | 0o011)
-    program = subprocess.Popen(
-        # Root without the capability to signal other users' processes.
-        ["setpriv", "--bounding-set", "-kill", sys.executable, "-c", PROGRAM, vice],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    lines = []
-    try:
-        assert program.stdout is not None
-        for line in program.stdout:
-            lines.append(line)
-            if line.startswith("kill"):
-                os.kill(int(line.split()[1]), 9)
-    finally:
-        program.kill()
-        program.communicate()
-    text = "".join(lines)
+    text = run_powerless(PROGRAM, tmp_path, vice)
     assert "not permitted to signal it" in text
     assert "in time: True" in text
     assert "STOP_FAILED None True True" in text

@@ -125,10 +125,10 @@ def test_every_strategy_that_is_chosen_is_known(tmp_path: Path) -> None:
         ("install lock", Choice("file")),
         ("stop policy", Choice("free-then-terminate")),
         ("restart policy", Choice("on-failure", limit=3)),
-        ("probe", Choice("localai")),
-        ("probe", Choice("tcp")),
         ("stop policy", Choice("kill")),
         ("restart policy", Choice("always")),
+        ("probe", Choice("localai")),
+        ("probe", Choice("tcp")),
         ("probe", Choice("localai")),
     ]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import trio_sup
 from trio_sup import BackendSpec, Choice, LogSettings, Readiness
-from trio_sup._units import in_words, seconds
+from trio_sup._units import bytes_in_words, in_words, seconds, seconds_above_zero
 
 SPEC = BackendSpec(name="x", command=["x"])
 
@@ -102,6 +102,13 @@ def test_what_is_no_duration(text: Any) -> None:
         seconds(text)
 
 
+@pytest.mark.parametrize("text", [0, 0.0, "0s", "0ms", -1, "soon", None])
+def test_what_is_no_duration_above_zero(text: Any) -> None:
+    assert seconds_above_zero("1ms") == 0.001
+    with pytest.raises(trio_sup.InvalidValue):
+        seconds_above_zero(text)
+
+
 @pytest.mark.parametrize(
     ("duration", "text"),
     [
@@ -111,6 +118,17 @@ def test_what_is_no_duration(text: Any) -> None:
 )  # fmt: skip
 def test_durations_in_words(duration: float, text: str) -> None:
     assert in_words(duration) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (512, "512 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536 * 2**10, "1.5 MiB"),
+        (20 * 2**30, "20 GiB"), (2**40, "1 TiB"), (2**50, "1024 TiB"),
+    ],
+)  # fmt: skip
+def test_sizes_in_words(size: int, text: str) -> None:
+    assert bytes_in_words(size) == text
 
 
 @given(st.text(max_size=10))

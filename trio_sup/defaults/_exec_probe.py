@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from ..errors import InvalidValue
-from ..strategies import ProbeTarget
+from ..strategies import ProbeTarget, complaints_name_fields
 from ._check_failed import CheckFailed
 
 OUTPUT_BYTES = 4096
@@ -31,7 +31,7 @@ def _to_command(value: object) -> tuple[str, ...]:
     return command
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class ExecProbe:
     """Ready when a command exits with 0. It runs with the environment and in the directory of the backend.
 

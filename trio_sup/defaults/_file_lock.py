@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from ..errors import InvalidValue, TrioSupError
+from ..strategies import complaints_name_fields
 
 FIRST_WAIT, LONGEST_WAIT = 0.005, 0.05
 """Seconds between two tries while somebody else holds the lock; the wait grows from the one to the other."""
@@ -38,7 +39,7 @@ def _to_directory(value: object) -> Path | None:
     return None if value is None else Path(value)
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class FileLock:
     """A lock file per backend, locked with ``flock``; the kernel frees it when its holder dies, however it dies.
 

@@ -11,7 +11,7 @@ import trio
 
 from ..errors import InvalidValue
 from ..protocol.address import join_address
-from ..strategies import ProbeTarget
+from ..strategies import ProbeTarget, complaints_name_fields
 from ._check_failed import CheckFailed, shortened
 
 RESPONSE_BYTES = 64 * 1024
@@ -60,7 +60,7 @@ def _to_body(value: object) -> str | None:
     return value
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class HttpProbe:
     """Ready when a GET request is answered as it should be. Redirects are not followed.
 

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
 from .._port_pool import PortPool, ReleasedPorts
-from .._units import seconds
 from .._values import ProcessKey
 from ..errors import InvalidValue
 from ..hookspecs import hookimpl
-from ..strategies import PortsExhausted, PortStrategy
+from ..strategies import PortsExhausted, PortStrategy, complaints_name_fields, seconds
 
-T = TypeVar("T")
 Hold = Callable[[int], int | None]
 
 DEFAULT_RANGE = (21000, 21999)
 """Outside the range from which Linux gives ports to clients (32768-60999)."""
 _RANGE = re.compile(r"\s*(\d+)\s*-\s*(\d+)\s*", re.ASCII)
 _KERNEL_TRIES = 64
-
-
-def _named(field: str, convert: Callable[[object], T], value: object) -> T:
-    """Convert an option, so that a complaint names it."""
-    try:
-        return convert(value)
-    except InvalidValue as error:
-        raise InvalidValue(error.value, f"{field}: {error.why}") from None
 
 
 def _to_port(value: object) -> int:
@@ -85,23 +75,7 @@ def _to_entry(name: object) -> ProcessKey | str:
         return ProcessKey(name).model
 
 
-def _range_option(value: object) -> tuple[int, int]:
-    return _named("range", _to_range, value)
-
-
-def _quarantine_option(value: object) -> float:
-    return _named("quarantine", seconds, value)
-
-
-def _affinity_option(value: object) -> float:
-    return _named("affinity", seconds, value)
-
-
-def _ports_option(value: object) -> dict[ProcessKey | str, int]:
-    return _named("ports", _to_fixed, value)
-
-
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, field_transformer=complaints_name_fields)
 class AffinityPorts:
     """Gives each key a port of its own, as far as the range allows.
 
@@ -123,9 +97,9 @@ class AffinityPorts:
     Source: 15 s, 5 min and the order are the LocalAI worker's.
     """
 
-    range: tuple[int, int] = attrs.field(default=DEFAULT_RANGE, converter=_range_option)
-    quarantine: float = attrs.field(default=15.0, converter=_quarantine_option)
-    affinity: float = attrs.field(default=300.0, converter=_affinity_option)
+    range: tuple[int, int] = attrs.field(default=DEFAULT_RANGE, converter=_to_range)
+    quarantine: float = attrs.field(default=15.0, converter=seconds)
+    affinity: float = attrs.field(default=300.0, converter=seconds)
     stolen: tuple[int, ProcessKey] | None = attrs.field(default=None, init=False)
     _pool: PortPool = attrs.field(init=False, repr=False)
 
@@ -145,7 +119,7 @@ class AffinityPorts:
         self._pool.release(key, port, now)
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, field_transformer=complaints_name_fields)
 class LifoPorts:
     """Gives the port that was released last; if none was, the next that was never used.
 
@@ -159,7 +133,7 @@ class LifoPorts:
         InvalidValue: The range makes no sense.
     """
 
-    range: tuple[int, int] = attrs.field(default=DEFAULT_RANGE, converter=_range_option)
+    range: tuple[int, int] = attrs.field(default=DEFAULT_RANGE, converter=_to_range)
     _pool: PortPool = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -187,7 +161,7 @@ def _first_held(pool: PortPool, key: ProcessKey, now: float, hold: Hold) -> tupl
     )
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, field_transformer=complaints_name_fields)
 class EphemeralPorts:
     """Lets the kernel choose; a key gets the port it had before, as long as that is kept for it.
 
@@ -199,8 +173,8 @@ class EphemeralPorts:
         InvalidValue: A field makes no sense; the message names it.
     """
 
-    quarantine: float = attrs.field(default=15.0, converter=_quarantine_option)
-    affinity: float = attrs.field(default=300.0, converter=_affinity_option)
+    quarantine: float = attrs.field(default=15.0, converter=seconds)
+    affinity: float = attrs.field(default=300.0, converter=seconds)
     _released: ReleasedPorts = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -232,7 +206,7 @@ class EphemeralPorts:
         self._released.release(key, port, now)
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, field_transformer=complaints_name_fields)
 class FixedPorts:
     """Gives each key the port that was configured for it, and never another one.
 
@@ -244,7 +218,7 @@ class FixedPorts:
         InvalidValue: A port makes no sense, or two entries have the same port or name the same replica.
     """
 
-    ports: Mapping[Any, int] = attrs.field(converter=_ports_option)
+    ports: Mapping[Any, int] = attrs.field(converter=_to_fixed)
 
     def allocate(self, key: ProcessKey, now: float, hold: Hold) -> int:
         """See `PortStrategy`."""

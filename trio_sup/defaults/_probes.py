@@ -10,7 +10,7 @@ import trio
 from ..errors import InvalidValue
 from ..hookspecs import hookimpl
 from ..protocol import HEALTH, HEALTH_CHECK, backend_pb2, health_pb2
-from ..strategies import Probe, ProbeTarget
+from ..strategies import Probe, ProbeTarget, complaints_name_fields
 from ._check_failed import CheckFailed, shortened
 from ._exec_probe import ExecProbe
 from ._http_probe import HttpProbe
@@ -37,7 +37,7 @@ def _to_service(value: object) -> str:
     return value
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class GrpcHealthProbe:
     """Ready when the standard gRPC health service says SERVING.
 

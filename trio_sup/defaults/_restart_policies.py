@@ -20,7 +20,15 @@ from .._units import in_words
 from .._wording import counted
 from ..errors import InvalidValue
 from ..hookspecs import hookimpl
-from ..strategies import AttemptEnd, GiveUp, RestartAfter, RestartPolicy, complaints_name_fields, seconds
+from ..strategies import (
+    AttemptEnd,
+    GiveUp,
+    RestartAfter,
+    RestartPolicy,
+    complaints_name_fields,
+    seconds,
+    seconds_above_zero,
+)
 
 _MAX_FACTOR = 1000
 _SLOWEST_LOOP = 1.0
@@ -37,13 +45,6 @@ def _to_jitter(value: object) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
         raise InvalidValue(value, "expected a fraction of the wait: a number from 0 to below 1")
     return float(value)
-
-
-def _to_period(value: object) -> float:
-    result = seconds(value)
-    if result <= 0:
-        raise InvalidValue(value, "must be longer than 0 seconds")
-    return result
 
 
 def _to_limit(value: object) -> int:
@@ -89,7 +90,7 @@ class Always:
     jitter: float = attrs.field(default=0.1, converter=_to_jitter)
     healthy_after: float = attrs.field(default=10.0, converter=seconds)
     limit: int = attrs.field(default=5, converter=_to_limit)
-    period: float = attrs.field(default=300.0, converter=_to_period)
+    period: float = attrs.field(default=300.0, converter=seconds_above_zero)
     max_start_failures: int = attrs.field(default=5, converter=_to_limit)
     _backoff: Backoff = attrs.field(init=False, repr=False, eq=False)
     _intensity: Intensity = attrs.field(init=False, repr=False, eq=False)

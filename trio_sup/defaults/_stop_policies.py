@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from .._units import seconds
 from ..hookspecs import hookimpl
-from ..strategies import StopPolicy, StopTarget
+from ..strategies import StopPolicy, StopTarget, complaints_name_fields, seconds
 
 if TYPE_CHECKING:
     from .._values import BackendSpec
@@ -22,7 +21,7 @@ _SPARE = 1.0
 _log = logging.getLogger("trio_sup.stop")
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class FreeThenTerminate:
     """Call Free, so that it lets go of its model in order; then the polite signal, and the grace period.
 
@@ -48,7 +47,7 @@ class FreeThenTerminate:
         await _terminate(target)
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class Drain:
     """Wait until those who use it have let go of it, so that no work is lost; then as `free-then-terminate`.
 

@@ -12,11 +12,11 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from .._structuring import InvalidTable
-from .._units import seconds
+from .._values import to_bool
 from ..errors import CallFailed, InvalidValue
 from ..hookspecs import hookimpl
 from ..protocol import LOAD_MODEL, backend_pb2
-from ..strategies import WarmUp, WarmUpTarget
+from ..strategies import WarmUp, WarmUpTarget, complaints_name_fields, seconds_above_zero
 from ._check_failed import shortened
 from ._request_tables import nearest, request_from
 
@@ -60,19 +60,6 @@ def _to_method(value: object) -> str:
     raise InvalidValue(value, f"{_SERVICE.full_name} has no such RPC; {hint}")
 
 
-def _to_timeout(value: object) -> float:
-    timeout = seconds(value)
-    if timeout <= 0:
-        raise InvalidValue(value, "must be longer than 0 seconds")
-    return timeout
-
-
-def _to_bool(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidValue(value, "expected true or false")
-    return value
-
-
 def _to_table(value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidValue(value, "expected a table")
@@ -85,7 +72,7 @@ def _to_model(value: object) -> str:
     return value
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class Call:
     """One call to the backend; it is warm when the call has succeeded.
 
@@ -99,8 +86,8 @@ class Call:
 
     rpc: str = attrs.field(converter=_to_method)
     request: Mapping[str, Any] = attrs.field(factory=dict, converter=_to_table, hash=False)
-    timeout: float = attrs.field(default=600.0, converter=_to_timeout)
-    accept_unimplemented: bool = attrs.field(default=False, converter=_to_bool)
+    timeout: float = attrs.field(default=600.0, converter=seconds_above_zero)
+    accept_unimplemented: bool = attrs.field(default=False, converter=to_bool)
     _message: Message = attrs.field(init=False, eq=False, repr=False)
 
     @_message.default
@@ -119,7 +106,7 @@ class Call:
             _log.debug("%s: %s", target.key, error)
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=complaints_name_fields)
 class LoadModel:
     """LoadModel, so that a backend that was restarted has its model again.
 
@@ -131,7 +118,7 @@ class LoadModel:
 
     model: str = attrs.field(converter=_to_model)
     options: Mapping[str, Any] = attrs.field(factory=dict, converter=_to_table, hash=False)
-    timeout: float = attrs.field(default=600.0, converter=_to_timeout)
+    timeout: float = attrs.field(default=600.0, converter=seconds_above_zero)
     _message: Message = attrs.field(init=False, eq=False, repr=False)
 
     @_message.default

@@ -61,14 +61,7 @@ class Admission:
         return (slot for slot in self.table if slot.admitted)
 
     def _occupant(self, slot: Slot) -> Occupant:
-        declared, measured = slot.spec.memory or 0, slot.attempt.memory_bytes
-        settled = slot.phase in (Phase.READY, Phase.UNREADY) and measured is not None
-        return Occupant(
-            key=slot.key,
-            use=self._use_of(slot),
-            last_used_at=slot.last_used_at,
-            cost_bytes=measured if settled and measured is not None else max(declared, measured or 0),
-        )
+        return Occupant(key=slot.key, use=self._use_of(slot), last_used_at=slot.last_used_at, cost_bytes=_cost_of(slot))
 
     def _use_of(self, slot: Slot) -> Use:
         if slot.phase is Phase.STOP_FAILED:
@@ -89,6 +82,14 @@ class Admission:
             for slot in self._inside():
                 if slot.attempt.child is not None and not slot.attempt.exited.is_set():
                     nursery.start_soon(partial(_measure_one, slot))
+
+
+def _cost_of(slot: Slot) -> int:
+    """Bytes that it needs: as measured while it is ready; otherwise, since it may still grow, at least as declared."""
+    declared, measured = slot.spec.memory or 0, slot.attempt.memory_bytes
+    if measured is None:
+        return declared
+    return measured if slot.phase in (Phase.READY, Phase.UNREADY) else max(declared, measured)
 
 
 @trio.lowlevel.enable_ki_protection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import attrs
@@ -12,7 +11,7 @@ from ..defaults._stop_policies import Terminate
 from ..strategies import StopPolicy
 from ._event_stream import EventHub
 from ._first_of import first_of
-from ._plugin_calls import PluginCalls
+from ._plugin_calls import NoBudget, PluginCalls
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Slot
 from ._stop_target import Target
@@ -36,12 +35,9 @@ class Asking:
 
     async def _run(self, slot: Slot, attempt: Attempt, policy: StopPolicy) -> str | None:
         try:
-            with self.calls.timed(attempt.strategies.stop_policy_name, "budget()"):
-                budget = float(policy.budget(attempt.spec))
-        except Exception as error:
-            return f"its budget() raised {error!r}"
-        if not (math.isfinite(budget) and budget >= 0):
-            return f"its budget() returned {budget!r}"
+            budget = self.calls.budget_of(attempt.strategies.stop_policy_name, policy, attempt.spec)
+        except NoBudget as why:
+            return str(why)
         result = await self.side.run(
             f"stop policy of {attempt.key}",
             partial(policy.stop, Target(attempt.key, attempt.spec, attempt, slot)),

@@ -11,7 +11,7 @@ import attrs
 
 from .._reports import Leftover, Survivor
 from ..guard._proc import Delivery, Process, command_of, kill_exactly, scan, with_descendants
-from ..guard._search import CLEAN_PASSES, MAX_WASTED_PASSES, PASS_INTERVAL, find
+from ..guard._search import PASS_INTERVAL, Proof, find
 from ._tree import survivor
 from ._tree_ledger import Record
 
@@ -50,8 +50,8 @@ def end_leftovers(records: Collection[Record], *, namespace: int, timeout: float
     seen: dict[tuple[int, int], Leftover] = {}
     left: list[Process] = []
     refused: set[tuple[int, int]] = set()
-    clean = wasted = 0
-    while records and clean < CLEAN_PASSES:
+    proof = Proof()
+    while records and not proof.complete:
         doubtful = False
         try:
             processes = {process.pid: process for process in scan()}
@@ -63,15 +63,11 @@ def end_leftovers(records: Collection[Record], *, namespace: int, timeout: float
                     refused.add(name)
         except OSError:
             doubtful = True  # no descriptors to look with is no proof of anything
-        wasted += doubtful
         waited_for = [process for process in left if (process.pid, process.started) not in refused]
         if time.monotonic() > give_up_at:
             break
-        if waited_for:
-            clean = 0
-        elif not doubtful or wasted > MAX_WASTED_PASSES:
-            clean += 1
-        if clean < CLEAN_PASSES:
+        proof.note(found=bool(waited_for), doubtful=doubtful)
+        if not proof.complete:
             time.sleep(_LOOK_AGAIN if waited_for else PASS_INTERVAL)
     survivors = {(each.pid, each.started): survivor(each, refused=(each.pid, each.started) in refused) for each in left}
     return Remains(

@@ -39,16 +39,15 @@ from ._warming import WarmingUp
 MOST_COLLISIONS = 2
 """Times that a start is tried again because its port was taken: without the placeholder, then on another port."""
 
-_RELATED = (Cause.NEEDED_FAILED, Cause.SIBLING_FAILED)
-"""Ends after which it comes back without anybody's decision: it has not failed itself."""
-
 _OF_AN_ATTEMPT = (Phase.WAITING, Phase.STARTING, Phase.READY, Phase.UNREADY)
-
-_COME_BACK = object()
-"""What follows such an end."""
 
 _NOT_RETRIED = (InvalidCommand, InvalidValue, NoRoom)
 """Failures of a first start that its caller is to hear of at once: waiting would not mend them."""
+
+
+@attrs.frozen
+class _ComeBack:
+    """It is started again as soon as what it waits for lets it: it has not failed itself."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -149,7 +148,7 @@ class Lifecycle:
                 self.moves.wait_for(slot, "its start")  # it failed before it had to wait for anything
             phase, began_at = slot.phase, trio.current_time()
             attempt.leave_rotation(began_at)
-            if attempt.cause is not None and (not attempt.cause.asked or attempt.cause in _RELATED):
+            if attempt.cause is not None and (not attempt.cause.asked or attempt.cause.failed_elsewhere):
                 self.needs.end_bound_to(slot)
             ending, killed = await self.endings.end(slot, attempt)
             report_now = partial(exit_report, attempt, phase, began_at, killed)
@@ -267,7 +266,7 @@ class Lifecycle:
             await self._give_up(slot, decision.why)
         elif isinstance(decision, RestartAfter):
             await self._back_off(slot, decision.delay)
-        elif decision is _COME_BACK:
+        elif isinstance(decision, _ComeBack):
             self._come_back(slot)
         else:
             self._fail(slot)
@@ -277,13 +276,13 @@ class Lifecycle:
             ):
                 self.on_significant_end(slot, why_ended(attempt))
 
-    def _decide(self, slot: Slot, attempt: Attempt) -> Decision | object:
+    def _decide(self, slot: Slot, attempt: Attempt) -> Decision | _ComeBack:
         if slot.leave or self.closing or attempt.ending.report is None or not attempt.ending.report.gone:
             return None
         if slot.doomed is not None:
             return GiveUp(slot.doomed)
-        if attempt.cause in _RELATED:
-            return _COME_BACK
+        if attempt.cause is not None and attempt.cause.failed_elsewhere:
+            return _ComeBack()
         if self._was_asked(attempt):
             return None
         if isinstance(attempt.error, NeedFailed):
@@ -308,7 +307,6 @@ class Lifecycle:
         self._tell_exit(slot)
 
     def _come_back(self, slot: Slot) -> None:
-        """It has not failed itself: it is started again as soon as what it waits for lets it."""
         self._tell_exit(slot)
         slot.returns_to_needs = slot.attempt.cause is Cause.NEEDED_FAILED
         slot.next = slot.wanted.once_more()

@@ -14,11 +14,13 @@ from types import MappingProxyType
 from typing import Any
 
 import trio
+from attrs.converters import optional
 
 from .. import events
+from .._options import named
 from .._room import Bounds
 from .._units import byte_count, seconds
-from .._values import GROUP_RESTARTS, GroupRestart, to_choice
+from .._values import GROUP_RESTARTS, GroupRestart, to_choice, to_count
 from ..errors import InvalidValue, SignificantEnded, Unsupported
 from ._admission import Admission
 from ._asking import Asking
@@ -131,7 +133,7 @@ async def open_supervisor(
         as it is, not wrapped in a group.
     """
     check_platform()
-    shutdown_timeout = seconds(shutdown_timeout)
+    shutdown_timeout = named("shutdown_timeout", seconds)(shutdown_timeout)
     made = plugins if isinstance(plugins, Plugins) else Plugins(plugins)
     policies = {"stop_policy": to_choice(stop_policy), "restart_policy": to_choice(restart_policy)}
     made.make("stop policy", policies["stop_policy"])
@@ -156,8 +158,8 @@ async def open_supervisor(
         ports=to_choice(ports),
         install_lock=to_choice(install_lock),
         groups=_to_groups(groups),
-        max_running=_to_max_running(max_running),
-        memory_budget=None if memory_budget is None else byte_count(memory_budget),
+        max_running=named("max_running", optional(to_count))(max_running),
+        memory_budget=named("memory_budget", optional(byte_count))(memory_budget),
         on_output=on_output,
     )
     hub.observe = Observers(made.observers(sections), calls, hub).tell
@@ -219,12 +221,6 @@ def _to_groups(value: Mapping[str, GroupRestart]) -> Mapping[str, GroupRestart]:
         if how not in GROUP_RESTARTS:
             raise InvalidValue(how, f"groups: {name}: expected one of {', '.join(map(repr, GROUP_RESTARTS))}")
     return dict(value)
-
-
-def _to_max_running(value: int | None) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise InvalidValue(value, "max_running: expected a whole number, at least 1")
-    return value
 
 
 class _Engine:

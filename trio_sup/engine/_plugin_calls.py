@@ -7,12 +7,16 @@ in the log, since the event loop cannot.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
+
+from .._values import BackendSpec
+from ..strategies import StopPolicy, WarmUp
 
 _log = logging.getLogger("trio_sup.plugins")
 
@@ -30,6 +34,10 @@ class _Call:
     plugin: str
     what: str
     began_at: float
+
+
+class NoBudget(Exception):
+    """A strategy does not say how long it may take; the text says what it did instead."""
 
 
 class PluginCalls:
@@ -65,6 +73,21 @@ class PluginCalls:
             took = time.monotonic() - call.began_at
             if took > QUICK:
                 self._on_slow(plugin, what, took)
+
+    def budget_of(self, plugin: str, strategy: StopPolicy | WarmUp, spec: BackendSpec) -> float:
+        """Ask the *strategy* of *plugin* how many seconds it may take for *spec*.
+
+        Raises:
+            NoBudget: It failed, or what it said is no length of time.
+        """
+        try:
+            with self.timed(plugin, "budget()"):
+                budget = float(strategy.budget(spec))
+        except Exception as error:
+            raise NoBudget(f"its budget() raised {error!r}") from error
+        if not (math.isfinite(budget) and budget >= 0):
+            raise NoBudget(f"its budget() returned {budget!r}")
+        return budget
 
     def close(self) -> None:
         """End the watchdog; waits for it."""

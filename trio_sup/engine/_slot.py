@@ -244,7 +244,7 @@ class Slot:
             return Then.START
         if self.leave or cause is None:
             return Then.GONE
-        if cause in (Cause.NEEDED_FAILED, Cause.SIBLING_FAILED):
+        if cause.failed_elsewhere:
             return Then.START
         return Then.GONE if cause.asked else Then.DECIDE
 

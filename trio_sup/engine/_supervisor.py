@@ -10,9 +10,10 @@ from typing import Literal, overload
 import trio
 
 from .._log_lines import LogLine
+from .._options import named
 from .._phases import Cause
 from .._reports import Backend, ExitReport, StopReport, to_reason
-from .._values import BackendSpec, ProcessKey, to_key
+from .._values import BackendSpec, ProcessKey, to_count, to_key
 from ..bridge import Channel
 from ..errors import CallFailed, InvalidValue, StopFailed
 from ._ending import KILL_TIMEOUT
@@ -180,8 +181,7 @@ class Supervisor:
             DependencyCycle: It needs something that needs it.
             UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
         """
-        if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 1:
-            raise InvalidValue(replicas, "replicas: expected a whole number, at least 1")
+        replicas = named("replicas", to_count)(replicas)
         if not isinstance(spec, BackendSpec):
             raise InvalidValue(spec, "expected a trio_sup.BackendSpec")
         keys = tuple(ProcessKey(spec.name if model is None else model, replica) for replica in range(replicas))

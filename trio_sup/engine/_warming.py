@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import attrs
@@ -11,7 +10,7 @@ import trio
 from ..errors import WarmUpFailed
 from ..protocol.address import join_address
 from ..strategies import WarmUp, WarmUpTarget
-from ._plugin_calls import PluginCalls
+from ._plugin_calls import NoBudget, PluginCalls
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Slot
 
@@ -60,12 +59,9 @@ class WarmingUp:
 
     async def _failure(self, name: str, warm_up: WarmUp, target: WarmUpTarget) -> str | None:
         try:
-            with self.calls.timed(name, "budget()"):
-                budget = float(warm_up.budget(target.spec))
-        except Exception as error:
-            return f"the warm-up {name!r} failed: its budget() raised {error!r}"
-        if not (math.isfinite(budget) and budget >= 0):
-            return f"the warm-up {name!r} failed: its budget() returned {budget!r}"
+            budget = self.calls.budget_of(name, warm_up, target.spec)
+        except NoBudget as why:
+            return f"the warm-up {name!r} failed: {why}"
         result = await self.side.run(f"warm-up of {target.key}", partial(warm_up.warm_up, target), budget=budget)
         if result.timed_out:
             return f"the warm-up {name!r} took longer than its budget of {budget:g} s"

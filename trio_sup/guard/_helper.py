@@ -91,8 +91,8 @@ def sweep(supervisor_id: str, roster: Roster) -> None:
     freezer = _proc.Freezer()
     known = roster.known()
     dealt_with: set[tuple[int, int]] = set()
-    clean = wasted = 0
-    while clean < _search.CLEAN_PASSES:
+    proof = _search.Proof()
+    while not proof.complete:
         try:
             processes = {process.pid: process for process in _proc.scan() if process.pid != os.getpid()}
             found, doubtful = _search.find(supervisor_id, roster.leaders, processes, known)
@@ -100,7 +100,7 @@ def sweep(supervisor_id: str, roster: Roster) -> None:
             # Whoever was found once stays found, even if its parent ends now.
             known.update((each.pid, each.started) for each in new)
             if not freezer.stop(new):
-                clean = 0
+                proof.note(found=True, doubtful=False)
                 continue
             for process in new:
                 # Once it has the signal it can fork no more, however long it takes to die; what refuses, refuses.
@@ -108,12 +108,8 @@ def sweep(supervisor_id: str, roster: Roster) -> None:
                 dealt_with.add((process.pid, process.started))
         except OSError:
             new, doubtful = [], True
-        wasted += doubtful
-        if new:
-            clean = 0
-        elif not doubtful or wasted > _search.MAX_WASTED_PASSES:
-            clean += 1
-        if clean < _search.CLEAN_PASSES:
+        proof.note(found=bool(new), doubtful=doubtful)
+        if not proof.complete:
             time.sleep(_search.PASS_INTERVAL)
 
 

@@ -23,6 +23,27 @@ PASS_INTERVAL = 0.005
 MAX_WASTED_PASSES = 200
 
 
+class Proof:
+    """That nothing is left: passes over /proc, several in a row, which find nothing and have no doubt.
+
+    Attributes:
+        complete: Whether there have been enough of them.
+    """
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._clean = self._wasted = 0
+
+    def note(self, *, found: bool, doubtful: bool) -> None:
+        """Count a pass: whether it *found* anything, and whether it might have missed something."""
+        self._wasted += doubtful
+        if found:
+            self._clean = 0
+        elif not doubtful or self._wasted > MAX_WASTED_PASSES:
+            self._clean += 1
+        self.complete = self._clean >= CLEAN_PASSES
+
+
 def find(
     supervisor_id: str,
     leaders: Mapping[int, int],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ import attrs
 from .._dependencies import find_cycle
 from .._resolution import resolve
 from .._structuring import InvalidTable, below, structure
-from .._units import byte_count, seconds
+from .._units import byte_count, seconds_above_zero
 from .._values import (
     BackendSpec,
     Choice,
@@ -27,6 +27,7 @@ from .._values import (
     Readiness,
     to_bool,
     to_choice,
+    to_count,
 )
 from .._wording import did_you_mean
 from ..engine._command import check
@@ -38,19 +39,16 @@ from ._overrides import apply_overrides
 MAX_REPLICAS = 1000
 
 T = TypeVar("T")
+
+Chosen = tuple[Kind, Any, str]
+"""A strategy that is chosen: of which kind, the choice, and where it stands in its table."""
+
 _EXAMPLE = """\
 there is no such file. Give another one with -c, or make it; this is enough to begin with:
 
     [backends.vectors]
     command = ["python3", "-m", "trio_sup.backends.store"]
 """
-
-
-def _to_timeout(value: object) -> float:
-    result = seconds(value)
-    if result <= 0:
-        raise InvalidValue(value, "must be longer than 0 seconds")
-    return result
 
 
 def _to_replicas(value: object) -> int:
@@ -77,12 +75,6 @@ def _to_names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _to_max_running(value: object) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise InvalidValue(value, "expected a whole number, at least 1")
-    return value
-
-
 @attrs.frozen(kw_only=True)
 class Group:
     """One `[groups.NAME]`: who is restarted when a member of it is."""
@@ -96,7 +88,7 @@ class Settings:
 
     state_dir: Path | None = None
     log_dir: Path | None = None
-    shutdown_timeout: float = attrs.field(default=25.0, converter=_to_timeout)
+    shutdown_timeout: float = attrs.field(default=25.0, converter=seconds_above_zero)
     host: str | None = attrs.field(default=None, converter=_to_host)
     token: str | None = attrs.field(default=None, converter=_to_token, repr=False)
     token_file: Path | None = None
@@ -104,10 +96,17 @@ class Settings:
     install_lock: Any = attrs.field(default=Choice("file"), converter=to_choice)
     stop_policy: Any = attrs.field(default=Choice("free-then-terminate"), converter=to_choice)
     restart_policy: Any = attrs.field(default=Choice("never"), converter=to_choice)
-    max_running: int | None = attrs.field(default=None, converter=_to_max_running)
+    max_running: int | None = attrs.field(default=None, converter=attrs.converters.optional(to_count))
     memory_budget: int | None = attrs.field(default=None, converter=attrs.converters.optional(byte_count))
     groups: Mapping[str, Group] = attrs.field(factory=dict)
     required_plugins: Sequence[str] = attrs.field(default=(), converter=_to_names)
+
+    def strategies(self) -> Iterator[Chosen]:
+        """What it chooses for backends that choose nothing else."""
+        yield "port strategy", self.ports, "ports"
+        yield "install lock", self.install_lock, "install_lock"
+        yield "stop policy", self.stop_policy, "stop_policy"
+        yield "restart policy", self.restart_policy, "restart_policy"
 
 
 @attrs.frozen(kw_only=True)
@@ -126,6 +125,22 @@ class ConfiguredBackend(BackendSpec):
         """The specification alone."""
         return BackendSpec(**{field.name: getattr(self, field.name) for field in attrs.fields(BackendSpec)})
 
+    def strategies(self) -> Iterator[Chosen]:
+        """What it chooses itself."""
+        if self.ports is not None:
+            yield "port strategy", self.ports, "ports"
+        if self.stop_policy is not None:
+            yield "stop policy", self.stop_policy, "stop_policy"
+        if self.restart_policy is not None:
+            yield "restart policy", self.restart_policy, "restart_policy"
+        yield "probe", self.readiness.probe, "readiness.probe"
+        if self.liveness is not None:
+            yield "probe", self.liveness.probe, "liveness.probe"
+        for index, warm_up in enumerate(self.warm_up):
+            yield "warm-up", warm_up, below("warm_up", index)
+        for index, preparation in enumerate(self.launch):
+            yield "launch preparation", preparation, below("launch", index)
+
 
 @attrs.frozen(kw_only=True)
 class Config:
@@ -142,24 +157,8 @@ class Config:
 
     def strategies(self) -> Iterable[tuple[Kind, Any]]:
         """Every strategy it chooses: its kind, and the choice."""
-        yield "port strategy", self.settings.ports
-        yield "install lock", self.settings.install_lock
-        yield "stop policy", self.settings.stop_policy
-        yield "restart policy", self.settings.restart_policy
-        for backend in self.backends:
-            if backend.ports is not None:
-                yield "port strategy", backend.ports
-            yield "probe", backend.readiness.probe
-            if backend.liveness is not None:
-                yield "probe", backend.liveness.probe
-            if backend.stop_policy is not None:
-                yield "stop policy", backend.stop_policy
-            if backend.restart_policy is not None:
-                yield "restart policy", backend.restart_policy
-            for warm_up in backend.warm_up:
-                yield "warm-up", warm_up
-            for preparation in backend.launch:
-                yield "launch preparation", preparation
+        chosen = chain(self.settings.strategies(), *(backend.strategies() for backend in self.backends))
+        return ((kind, choice) for kind, choice, _ in chosen)
 
 
 _KNOWN: Mapping[tuple[str, ...], type] = {
@@ -283,10 +282,8 @@ class _Reader:
 
     def settings(self, table: Mapping[str, Any]) -> Settings:
         settings = self._structure(Settings, table, "") or Settings()
-        self._check_strategy("port strategy", settings.ports, "ports")
-        self._check_strategy("install lock", settings.install_lock, "install_lock")
-        self._check_strategy("stop policy", settings.stop_policy, "stop_policy")
-        self._check_strategy("restart policy", settings.restart_policy, "restart_policy")
+        for kind, choice, place in settings.strategies():
+            self._check_strategy(kind, choice, place)
         state_dir = settings.state_dir and self._folder / settings.state_dir
         log_dir = settings.log_dir and self._folder / settings.log_dir
         return attrs.evolve(settings, state_dir=state_dir, log_dir=log_dir, token=self._token(settings))
@@ -360,19 +357,10 @@ class _Reader:
         if backend is None:
             return None
         backend = self._in_folder(backend)
-        if backend.ports is not None:
-            self._check_strategy("port strategy", backend.ports, f"{path}.ports")
-        if backend.stop_policy is not None:
-            self._check_strategy("stop policy", backend.stop_policy, f"{path}.stop_policy")
-        if backend.restart_policy is not None:
-            self._check_strategy("restart policy", backend.restart_policy, f"{path}.restart_policy")
-        self._check_strategy("probe", backend.readiness.probe, f"{path}.readiness.probe")
-        if backend.liveness is not None:
-            self._check_strategy("probe", backend.liveness.probe, f"{path}.liveness.probe")
-        for index, choice in enumerate(backend.warm_up):
-            self._check_strategy("warm-up", choice, below(f"{path}.warm_up", index))
-        for index, choice in enumerate(backend.launch):
-            self._check_preparation(choice, backend, below(f"{path}.launch", index))
+        for kind, choice, place in backend.strategies():
+            strategy = self._check_strategy(kind, choice, f"{path}.{place}")
+            if kind == "launch preparation" and strategy is not None:
+                self._check_preparation(strategy, choice, backend, f"{path}.{place}")
         self._check_command(backend, path)
         return backend
 
@@ -410,10 +398,7 @@ class _Reader:
             self.problems.append(f"{path}: {error}")
         return None
 
-    def _check_preparation(self, choice: Any, backend: ConfiguredBackend, path: str) -> None:
-        preparation: Any = self._check_strategy("launch preparation", choice, path)
-        if preparation is None:
-            return
+    def _check_preparation(self, preparation: Any, choice: Any, backend: ConfiguredBackend, path: str) -> None:
         try:
             preparation.check(backend.spec())
         except TrioSupError as error:
