@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import socket
@@ -68,9 +67,17 @@ class Registry:
 
 @contextmanager
 def running_registry(
-    directory: Path, *, auth: dict[str, Any] | None = None, credentials: tuple[str, str] | None = None
+    directory: Path,
+    *,
+    auth: dict[str, Any] | None = None,
+    credentials: tuple[str, str] | None = None,
+    tls: tuple[Path, Path] | None = None,
 ) -> Iterator[Registry]:
-    """A registry that keeps everything below *directory* and runs for the length of the block."""
+    """A registry that keeps everything below *directory* and runs for the length of the block.
+
+    Args:
+        tls: Certificate and key.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -83,6 +90,8 @@ def running_registry(
     }
     if auth is not None:
         configuration["auth"] = auth
+    if tls is not None:
+        configuration["http"]["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
     file = directory / "registry.yml"
     file.write_text(json.dumps(configuration))  # JSON is YAML
     log = directory / "registry.log"
@@ -113,11 +122,7 @@ def _wait_until_it_answers(port: int, process: subprocess.Popen[bytes], log: Pat
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/v2/")
-            if connection.getresponse().status in (200, 401):
-                connection.close()
-                return
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            return
         time.sleep(0.02)
     raise AssertionError(f"the registry did not answer: {log.read_text()}")

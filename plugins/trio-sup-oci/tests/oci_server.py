@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import attrs
 import h11
@@ -39,17 +41,19 @@ Handler = Callable[[Asked], Awaitable[Answer]]
 
 
 @asynccontextmanager
-async def serve(handler: Handler, port: int = 0) -> AsyncIterator[int]:
+async def serve(handler: Handler, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Answer with *handler* on 127.0.0.1, on *port* or a free one, which is yielded."""
+    sockets = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    listeners: list[Any] = [*sockets]
+    if tls is not None:
+        listeners = [trio.SSLListener(listener, tls, https_compatible=True) for listener in sockets]
     async with trio.open_nursery() as nursery:
-        listeners: list[trio.SocketListener] = await nursery.start(
-            functools.partial(trio.serve_tcp, functools.partial(_converse, handler), port, host="127.0.0.1")
-        )
-        yield listeners[0].socket.getsockname()[1]
+        nursery.start_soon(trio.serve_listeners, functools.partial(_converse, handler), listeners)
+        yield sockets[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
 
-async def _converse(handler: Handler, stream: trio.SocketStream) -> None:
+async def _converse(handler: Handler, stream: trio.abc.Stream) -> None:
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError, Reset):
         connection = h11.Connection(h11.SERVER)
         while (asked := await _request(connection, stream)) is not None:
@@ -72,13 +76,13 @@ async def _converse(handler: Handler, stream: trio.SocketStream) -> None:
             connection.start_next_cycle()
 
 
-async def _request(connection: h11.Connection, stream: trio.SocketStream) -> Asked | None:
+async def _request(connection: h11.Connection, stream: trio.abc.Stream) -> Asked | None:
     request: h11.Request | None = None
     body = b""
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some(65536))
+            connection.receive_data(bytes(await stream.receive_some(65536)))
         elif isinstance(event, h11.Request):
             request = event
         elif isinstance(event, h11.Data):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oci_images import Blob, Image, image, image_list, layer, manifest_blob
 from trio_sup_oci._choosing import Chosen, choose_image
@@ -194,6 +194,7 @@ KEYS = st.sampled_from(["mediaType", "schemaVersion", "manifests", "layers", "co
 TABLES = st.dictionaries(KEYS, JSON | st.lists(st.dictionaries(KEYS, JSON)))
 
 
+@settings(max_examples=50)
 @given(TABLES)
 def test_anything_is_read_or_refused(table: dict[str, Any]) -> None:
     for data in (table, {**json.loads(IMAGE.top.data), **table}, {"manifests": [table], "mediaType": OCI_INDEX}):

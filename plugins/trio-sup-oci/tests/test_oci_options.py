@@ -50,7 +50,7 @@ def test_options_are_read_from_a_table() -> None:
         ({"parallel": "4"}, "parallel: "),
         ({"retries": -1}, "retries: expected a whole number from 0 to 100"),
         ({"retries": 1.5}, "retries: "),
-        ({"stall_timeout": 0}, "stall_timeout: must be more than 0"),
+        ({"stall_timeout": 0}, "stall_timeout: must be longer than 0"),
         ({"stall_timeout": "soon"}, "stall_timeout: expected a duration"),
         ({"insecure_registries": "quay.io"}, "insecure_registries: expected a list"),
         ({"insecure_registries": ["https://quay.io"]}, "insecure_registries: 'https://quay.io' is no host"),

@@ -6,6 +6,7 @@ import email.utils
 import http
 import json
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator
 
@@ -73,6 +74,16 @@ class BoundedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def distrust(error: BaseException) -> str | None:
+    """Why the certificate of a server is not trusted, if that is the matter; None if it is something else."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return seen.verify_message or str(seen)
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 async def refusal(response: httpx2.Response) -> str:

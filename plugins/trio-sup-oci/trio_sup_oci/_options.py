@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trio_sup import InvalidValue
-from trio_sup.strategies import seconds
 
 from ._reference import registry_name
 
@@ -27,14 +26,6 @@ def _whole(value: object, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InvalidValue(value, f"expected a whole number from {least} to {most}")
     return value
-
-
-def to_patience(value: object) -> float:
-    """A duration that is not zero."""
-    duration = seconds(value)
-    if duration == 0:
-        raise InvalidValue(value, "must be more than 0")
-    return duration
 
 
 def to_registries(value: object) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import trio
 from ._authorization import Authorization
 from ._documents import ACCEPTED, LARGEST_DOCUMENT, LISTS, MANIFESTS, Descriptor, Document, digest_of
 from ._errors import DigestMismatch, DownloadFailed, UnusableImage
-from ._http import TEMPORARY, TooLong, Tries, asked_to_wait, read_bounded, refusal
+from ._http import TEMPORARY, TooLong, Tries, asked_to_wait, distrust, read_bounded, refusal
 from ._reference import Reference, may_be_plain
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -157,6 +157,9 @@ class Repository:
                 if response.status_code not in TEMPORARY:
                     raise _Refused(response.status_code, why)
             except (httpx2.TransportError, trio.TooSlowError) as error:
+                if untrusted := distrust(error):
+                    why = f"the certificate of {self._reference.host} is not trusted: {untrusted}"
+                    raise DownloadFailed(self._what, why, temporary=False) from error
                 why = str(error) or type(error).__name__
             except TooLong:
                 raise UnusableImage(self._what, f"what the registry sent has more than {limit} bytes") from None
@@ -174,7 +177,9 @@ class Repository:
         if scheme is None:
             try:
                 return await self._send_by("https", method, path, accept)
-            except httpx2.ConnectError:
+            except httpx2.ConnectError as error:
+                if distrust(error):
+                    raise
                 # No TLS there, or nobody at all: the second try tells.
                 scheme = "http"
         return await self._send_by(scheme, method, path, accept)

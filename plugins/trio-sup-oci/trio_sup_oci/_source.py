@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from trio_sup import InvalidValue
-from trio_sup.strategies import Fetch, Fetched, complaints_name_fields
+from trio_sup.strategies import Fetch, Fetched, complaints_name_fields, seconds_above_zero
 
 from . import _options as options
 from ._platform import Platform, host_platform, to_platform
@@ -35,7 +35,7 @@ class Registries:
 
     parallel: int = attrs.field(default=4, converter=options.to_parallel)
     retries: int = attrs.field(default=5, converter=options.to_retries)
-    stall_timeout: float = attrs.field(default=60.0, converter=options.to_patience)
+    stall_timeout: float = attrs.field(default=60.0, converter=seconds_above_zero)
     insecure_registries: tuple[str, ...] = attrs.field(default=(), converter=options.to_registries)
     platform: Platform = attrs.field(factory=host_platform, converter=to_platform)
     # What was learned about registries, by host: kept from fetch to fetch.
