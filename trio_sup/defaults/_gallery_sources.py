@@ -107,9 +107,7 @@ class _Copying:
                 elif stat.S_ISREG(mode):
                     self._bytes += entry.stat(follow_symlinks=False).st_size
                     if self._bytes > limits.max_bytes:
-                        raise ArchiveTooLarge(
-                            self._fetch.uri, f"it has more than {limits.max_bytes} bytes (max_bytes)"
-                        )
+                        raise ArchiveTooLarge(self._fetch.uri, f"it has more than {limits.max_bytes} bytes (max_bytes)")
                     shutil.copyfile(path, copy)
                     shutil.copystat(path, copy)
                     copy.chmod((stat.S_IMODE(mode) & 0o755) | 0o600)
@@ -163,13 +161,9 @@ class ArchiveFile:
         """
         _refuse_verification(fetch.uri, fetch.verification, fetch.sha256)
         path = _local_path(fetch.uri)
-        found = await _digest_of(
-            path, fetch.uri, lambda done, total: fetch.report(InstallPhase.VERIFYING, done, total)
-        )
+        found = await _digest_of(path, fetch.uri, lambda done, total: fetch.report(InstallPhase.VERIFYING, done, total))
         if fetch.sha256 is not None and found != f"sha256:{fetch.sha256.lower()}":
-            raise DigestMismatch(
-                fetch.uri, "its digest is another", expected=f"sha256:{fetch.sha256}", found=found
-            )
+            raise DigestMismatch(fetch.uri, "its digest is another", expected=f"sha256:{fetch.sha256}", found=found)
         await _unpack(fetch, path)
         return Fetched(uri=fetch.uri, digest=found)
 
@@ -197,7 +191,7 @@ async def _digest_of(path: Path, what: str, report: Callable[[int, int], None]) 
 async def _unpack(fetch: Fetch, path: Path) -> None:
     from ..gallery import unpack
 
-    total = path.stat().st_size
+    total = os.stat(path).st_size
     await unpack(
         fetch.into,
         path,

@@ -327,7 +327,7 @@ class _Request:
                 await trio.to_thread.run_sync(partial.add, data, limiter=limiter)
                 self.report(partial.size, total)
 
-        chunks = response.aiter_raw(256 * 1024)
+        chunks = response.aiter_raw()
         try:
             while True:
                 with trio.move_on_after(self.stall_timeout) as patience:

@@ -1,0 +1,247 @@
+"""Downloads from a real server that does what servers and networks do."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.gallery.http_server import HttpServer, Page, http_server
+from trio_sup._gallery_errors import DigestMismatch, DownloadFailed
+from trio_sup.gallery import Downloaded, _download, download, http_client
+
+BODY = random.Random(5).randbytes(3_000_000)
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_download, "FIRST_WAIT", 0.01)
+
+
+async def fetch(server: HttpServer, to: Path, path: str = "/file", **options: Any) -> Downloaded:
+    with trio.fail_after(30):
+        async with http_client() as client:
+            return await download(client, server.url + path, to, **options)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_a_file_is_there_when_all_of_it_is(tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY)
+        done = await fetch(
+            server, tmp_path / "f", sha256=SHA256, size=len(BODY), report=lambda *count: told.append(count)
+        )
+    assert (tmp_path / "f").read_bytes() == BODY
+    assert (done.path, done.sha256, done.size, done.url) == (tmp_path / "f", SHA256, len(BODY), f"{server.url}/file")
+    assert told[0] == (0, len(BODY))
+    assert told[-1] == (len(BODY), len(BODY))
+    assert told == sorted(told)
+    assert left(tmp_path) == ["f"]
+
+
+async def test_a_file_of_unknown_length_is_taken_until_its_end(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, length=False)
+        assert (await fetch(server, tmp_path / "f")).sha256 == SHA256
+
+
+async def test_a_connection_that_breaks_is_gone_on_from(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, cut_after=[1_200_000, 700_000])
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256)).size == len(BODY)
+        assert server.ranges() == [None, "bytes=1200000-", "bytes=1900000-"]
+        assert server.sent == len(BODY)
+
+
+async def test_tries_are_counted_anew_when_bytes_arrive(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, cut_after=[400_000] * 5)
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256, retries=1)).size == len(BODY)
+
+
+async def test_it_gives_up_and_keeps_what_has_arrived(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, cut_after=[1_000_000, 0, 0, 0])
+        with pytest.raises(DownloadFailed, match="3 times in a row") as caught:
+            await fetch(server, tmp_path / "f", retries=2)
+        assert caught.value.temporary
+        assert left(tmp_path) == ["f.partial", "f.partial.json"]
+        server.requests.clear()
+        server.pages["/file"] = Page(body=BODY)
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256)).size == len(BODY)
+        assert server.ranges() == ["bytes=1000000-"]
+    assert left(tmp_path) == ["f"]
+
+
+async def test_one_that_was_cancelled_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, stall_after=[2_000_000])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: fetch(server, tmp_path / "f"))
+            await server.stalled.wait()
+            while not (tmp_path / "f.partial").exists() or (tmp_path / "f.partial").stat().st_size < 1_000_000:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        kept = (tmp_path / "f.partial").stat().st_size
+        assert kept == 2_000_000
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256)).size == len(BODY)
+        assert server.ranges()[-1] == "bytes=2000000-"
+
+
+async def test_a_stall_ends_the_try(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, stall_after=[500_000])
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256, stall_timeout=0.2)).size == len(BODY)
+        server.pages["/file"] = Page(body=BODY, stall_after=[0] * 9)
+        with pytest.raises(DownloadFailed, match=r"nothing arrived for 0\.2 s"):
+            await fetch(server, tmp_path / "g", stall_timeout=0.2, retries=1)
+
+
+async def test_another_version_of_the_file_is_begun_anew(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=b"old" * 500_000, cut_after=[600_000])
+        with pytest.raises(DownloadFailed):
+            await fetch(server, tmp_path / "f", retries=0)
+        server.pages["/file"] = Page(body=BODY)
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256)).size == len(BODY)
+
+
+@pytest.mark.parametrize("how", [{"ranges": False}, {"etag": ""}, {"etag": 'W/"weak"'}], ids=str)
+async def test_without_ranges_or_a_validator_it_begins_anew(tmp_path: Path, how: Any) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, cut_after=[1_500_000], **how)
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256)).size == len(BODY)
+        assert server.sent == 1_500_000 + len(BODY)
+
+
+async def test_an_address_that_always_means_the_same_needs_no_validator(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, etag="", cut_after=[1_500_000])
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256, immutable=True)).size == len(BODY)
+        assert server.sent == len(BODY)
+
+
+async def test_a_partial_that_is_complete_is_finished(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY)
+        (tmp_path / "f.partial").write_bytes(BODY)
+        (tmp_path / "f.partial.json").write_text(json.dumps({"validator": server.pages["/file"].validator()}))
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256)).size == len(BODY)
+        assert server.sent == 0
+
+
+@pytest.mark.parametrize("note", ["", "nonsense", "[]", '{"validator": 7}'])
+async def test_a_partial_of_unknown_origin_is_not_gone_on_from(tmp_path: Path, note: str) -> None:
+    (tmp_path / "f.partial").write_bytes(b"?" * 1000)
+    if note:
+        (tmp_path / "f.partial.json").write_text(note)
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY)
+        assert (await fetch(server, tmp_path / "f", sha256=SHA256)).size == len(BODY)
+
+
+async def test_another_file_than_the_one_that_was_meant_is_thrown_away(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY)
+        with pytest.raises(DigestMismatch) as caught:
+            await fetch(server, tmp_path / "f", sha256="0" * 64)
+        assert (caught.value.expected, caught.value.found) == (f"sha256:{'0' * 64}", f"sha256:{SHA256}")
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [{"size": 5}, {"most": 1000}])
+@pytest.mark.parametrize("length", [True, False])
+async def test_a_size_that_was_not_meant_is_refused(tmp_path: Path, options: Any, length: bool) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, length=length)
+        with pytest.raises(DownloadFailed) as caught:
+            await fetch(server, tmp_path / "f", **options)
+        assert not caught.value.temporary
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+async def test_what_may_pass_is_tried_again(tmp_path: Path, status: int) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, statuses=[status, (status, "0")])
+        assert (await fetch(server, tmp_path / "f")).size == len(BODY)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+async def test_what_does_not_pass_is_not(tmp_path: Path, status: int) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(statuses=[status])
+        with pytest.raises(DownloadFailed, match=f"the server said {status}") as caught:
+            await fetch(server, tmp_path / "f")
+        assert not caught.value.temporary
+        assert len(server.requests) == 1
+
+
+async def test_a_server_is_waited_for_as_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_download, "MOST_PATIENCE", 0.3)
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, statuses=[(503, "86400")])
+        before = trio.current_time()
+        await fetch(server, tmp_path / "f")
+        assert trio.current_time() - before >= 0.3
+
+
+async def test_redirects_are_followed(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(redirect="/elsewhere")
+        server.pages["/elsewhere"] = Page(body=BODY)
+        server.pages["/round"] = Page(redirect="/round")
+        assert (await fetch(server, tmp_path / "f")).url == f"{server.url}/elsewhere"
+        with pytest.raises(DownloadFailed):
+            await fetch(server, tmp_path / "g", "/round")
+
+
+async def test_nobody_there_is_tried_again_and_said(tmp_path: Path) -> None:
+    async with http_client() as client:
+        with pytest.raises(DownloadFailed, match=r"127\.0\.0\.1.*2 times in a row"):
+            await download(client, "http://127.0.0.1:1/file", tmp_path / "f", retries=1)
+
+
+@pytest.mark.parametrize("url", ["gopher://127.0.0.1/file", "http://[nonsense/file", "http:///file"])
+async def test_an_address_that_cannot_be_is_said(tmp_path: Path, url: str) -> None:
+    async with http_client() as client:
+        with pytest.raises(DownloadFailed):
+            await download(client, url, tmp_path / "f", retries=0)
+
+
+async def test_a_full_disk_is_said_and_what_arrived_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+
+    def full(file: int, data: Any) -> int:
+        if os.fstat(file).st_size > 1_000_000 and os.readlink(f"/proc/self/fd/{file}").endswith(".partial"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", full)
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY)
+        with pytest.raises(DownloadFailed, match="no space is left"):
+            await fetch(server, tmp_path / "f")
+    assert (tmp_path / "f.partial").stat().st_size > 1_000_000
+
+
+async def test_a_link_in_the_place_of_the_partial_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "f.partial").symlink_to(tmp_path / "precious")
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY)
+        with pytest.raises(OSError, match=r"f\.partial"):
+            await fetch(server, tmp_path / "f")
+    assert (tmp_path / "precious").read_text() == "mine"
