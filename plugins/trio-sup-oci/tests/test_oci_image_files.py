@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
@@ -387,20 +388,25 @@ async def test_a_bomb_is_refused(tmp_path: Path, fetching: Callable[..., Fetchin
     assert sum(path.stat().st_size for path in fetch.scratch.iterdir()) < 5_000_000
 
 
-async def test_a_file_that_is_written_to_meanwhile_is_refused(
-    layout: Path, fetching: Callable[..., Fetching], tmp_path: Path
+@pytest.mark.parametrize("form", ["tar", "directory"])
+async def test_what_is_written_to_meanwhile_is_refused(
+    layout: Path, fetching: Callable[..., Fetching], tmp_path: Path, form: str
 ) -> None:
-    fetch = fetching(tarred(layout))
-    path = tmp_path / "image.tar"
+    path = tmp_path / "image.tar" if form == "tar" else layout / "blobs" / "sha256" / IMAGE.layers[0].digest[7:]
+    fetch = fetching(tarred(layout) if form == "tar" else layout)
 
     class Meddles(list[Any]):
         def append(self, told: Any) -> None:
-            if told[0] is InstallPhase.UNPACKING:
-                with open(path, "ab") as file:
-                    file.write(b"x")
+            if told[0] is InstallPhase.UNPACKING and told[1] == 0:
+                status = path.stat()
+                with open(path, "rb+") as file:
+                    first = file.read(1)
+                    file.seek(0)
+                    file.write(first)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     fetch.told = Meddles()
-    with pytest.raises(DigestMismatch, match="expected was what it was"):
+    with pytest.raises(UnusableImage, match="it was changed while"):
         await fetch.run()
 
 

@@ -381,6 +381,16 @@ async def test_layers_of_what_the_tag_meant_earlier_are_forgotten(
     assert (fetch.scratch / "of somebody else").exists()
 
 
+async def test_what_an_earlier_try_left_is_verified_again(fetching: Callable[..., Fetching]) -> None:
+    what = image({"run.sh": RUN, "a": NOISE})
+    fetch = fetching(what)
+    await fetch.run()
+    (kept,) = fetch.scratch.iterdir()
+    kept.write_bytes(b"half of it, after a loss of power")
+    await fetch.run()
+    assert fetch.files == {"run.sh": RUN, "a": NOISE}
+
+
 # ---- what must not be unpacked
 
 

@@ -40,7 +40,7 @@ class Box(Protocol):
         ...
 
     def unchanged(self) -> bool:
-        """Whether everything still is as it was when the box was opened, as far as can be told without reading it."""
+        """Whether everything that was opened still is as it was then, as far as can be told without reading it."""
         ...
 
     def close(self) -> None: ...
@@ -51,13 +51,17 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._opened: dict[Path, tuple[int, ...]] = {}
 
     def has(self, name: str) -> bool:
         inside = not posixpath.isabs(name) and ".." not in name.split("/") and "\0" not in name
         return inside and (self._path / name).is_file()
 
     def open(self, name: str) -> BinaryIO:
-        return open(self._place(name), "rb")
+        path = self._place(name)
+        file = open(path, "rb")  # noqa: SIM115  # the caller closes it
+        self._opened.setdefault(path, _state(os.fstat(file.fileno())))
+        return file
 
     def size(self, name: str) -> int:
         return self._place(name).stat().st_size
@@ -68,7 +72,7 @@ class Folder:
         return self._path / name
 
     def unchanged(self) -> bool:
-        return True
+        return all(_state(path.stat()) == state for path, state in self._opened.items())
 
     def close(self) -> None:
         pass
@@ -87,7 +91,7 @@ class TarFile:
     def __init__(self, file: BinaryIO, what: str) -> None:
         self._file = os.dup(file.fileno())
         try:
-            self._status = os.fstat(self._file)
+            self._state = _state(os.fstat(self._file))
             self._pieces, self._links, _ = _index(_FileHeaders(self._file), what)
         except BaseException:
             os.close(self._file)
@@ -104,8 +108,7 @@ class TarFile:
         return self._place(name)[1]
 
     def unchanged(self) -> bool:
-        now, then = os.fstat(self._file), self._status
-        return (now.st_size, now.st_mtime_ns) == (then.st_size, then.st_mtime_ns)
+        return _state(os.fstat(self._file)) == self._state
 
     def close(self) -> None:
         os.close(self._file)
@@ -124,6 +127,11 @@ class TarFile:
                 break
             name = self._links[name]
         return self._pieces.get(name)
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    # The time of the last change cannot be set by anybody.
+    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 class Kept:

@@ -59,7 +59,7 @@ async def unbox(source: ImageFiles, fetch: Fetch) -> Fetched:
         await _in_thread(functools.partial(_verify, box, image.parts, total, fetch))
         await flatten(fetch, [functools.partial(box.open, part.name) for part in image.parts], total)
         if not box.unchanged():
-            raise DigestMismatch(fetch.uri, "the file was changed meanwhile", expected="what it was", found="another")
+            raise UnusableImage(fetch.uri, "it was changed while it was unpacked")
     return Fetched(uri=fetch.uri, digest=image.digest)
 
 
