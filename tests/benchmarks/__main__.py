@@ -15,7 +15,17 @@ from typing import Any
 from ._effort import Effort
 from ._figures import Figure, table
 
-NAMES = ("ready_lag", "exit_events", "mass_start", "mass_stop", "idle_cost", "flood", "version", "warm_call")
+NAMES = (
+    "ready_lag",
+    "exit_events",
+    "mass_start",
+    "mass_stop",
+    "idle_cost",
+    "flood",
+    "version",
+    "warm_call",
+    "install_image",
+)
 
 
 def machine() -> dict[str, Any]:
