@@ -26,6 +26,7 @@ TIMEOUT = 120.0
 SILENCE = 30.0
 """Seconds that a server may take to accept a connection, and that may pass without a byte."""
 REDIRECTS = 10
+LONGEST_VALIDATOR = 1000
 
 
 @attrs.define(slots=False, eq=False)
@@ -170,5 +171,10 @@ class _Refused(Exception):
 
 
 def _validators(address: str, response: httpx2.Response) -> Validators | None:
-    etag, modified = response.headers.get("etag"), response.headers.get("last-modified")
+    etag, modified = map(_sendable, (response.headers.get("etag"), response.headers.get("last-modified")))
     return Validators(address=address, etag=etag, modified=modified) if etag or modified else None
+
+
+def _sendable(value: str | None) -> str | None:
+    """Some servers send what they would not accept; then it is asked for without."""
+    return value if value and value.isascii() and value.isprintable() and len(value) <= LONGEST_VALIDATOR else None
