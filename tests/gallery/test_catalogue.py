@@ -226,6 +226,13 @@ async def test_references_and_github_addresses_are_followed(site: Site) -> None:
     assert "/x/index-7.yaml" in site.server.paths
 
 
+async def test_a_proxy_that_cannot_be_used_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(GalleryUnavailable, match="SOCKS"):
+        await site.catalogue().entries()
+
+
 async def test_user_and_password_are_sent_and_not_told(site: Site) -> None:
     site.server.answers["/g"] = DOWN
     url = site.server.url("/g?token=secret").replace("//", "//user:secret@")
@@ -339,6 +346,34 @@ async def test_the_cool_down_does_not_count_when_all_are_cooling(site: Site) -> 
         with pytest.raises(GalleryUnavailable):
             await catalogue.entries()
         assert site.server.paths == ["/g", "/mirror"]
+
+
+async def test_a_dead_gallery_does_not_hold_up_the_others_every_time(site: Site) -> None:
+    site.server.answers = {"/dead": DOWN, "/alive": index("one")}
+    catalogue = site.catalogue(site.gallery("dead"), site.gallery("alive"))
+    await catalogue.find("one")
+    site.server.asked.clear()
+    assert (await catalogue.find("one")).entry.name == "one"
+    assert names(await catalogue.entries()) == ["one"]
+    assert site.server.paths == []
+    assert "503" in catalogue.problems[0]
+    with pytest.raises(GalleryUnavailable, match="503"):
+        await catalogue.find("dead@two")  # nobody else could have it
+    assert site.server.paths == ["/dead"]
+    site.server.answers["/dead"] = index("two")
+    assert (await catalogue.find("two")).entry.name == "two"  # it might have come back
+    assert site.server.paths == ["/dead"]
+    assert catalogue.problems == ()
+
+
+@pytest.mark.parametrize("how", ["refresh", "later"])
+async def test_a_dead_gallery_is_asked_again_when_told_and_after_a_while(site: Site, how: str) -> None:
+    site.server.answers = {"/dead": DOWN, "/alive": index("one")}
+    catalogue = site.catalogue(site.gallery("dead"), site.gallery("alive"))
+    await catalogue.entries()
+    site.server.answers["/dead"] = index("two")
+    site.clock.at += COOL_DOWN if how == "later" else 1
+    assert names(await catalogue.entries(refresh=how == "refresh")) == ["two", "one"]
 
 
 async def test_with_nothing_to_serve_even_one_that_failed_lately_is_asked(site: Site) -> None:

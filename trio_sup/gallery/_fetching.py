@@ -137,7 +137,8 @@ class IndexFetcher:
                 return Fetched(content=await self._body(response), validators=_validators(address, response))
         except httpx2.TimeoutException:
             raise _Refused(f"no answer for {in_words(SILENCE)}") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, zlib.error) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, ImportError, zlib.error) as error:
+            # An ImportError tells what is needed for the proxy that the environment names.
             raise _Refused(str(error) or type(error).__name__) from error
 
     async def _body(self, response: httpx2.Response) -> bytes:
