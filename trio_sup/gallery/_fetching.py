@@ -119,6 +119,11 @@ class IndexFetcher:
             raise _Refused(getattr(error, "strerror", None) or str(error)) from None
 
     async def _fetch_http(self, address: str, known: Validators | None) -> Fetched:
+        try:
+            # The first one of a process loads certificates and much code: a third of a second.
+            client = await trio.to_thread.run_sync(self.client)
+        except (OSError, ValueError, ImportError) as error:  # bad certificates; a proxy that cannot be used
+            raise _Refused(str(error)) from error
         import httpx2
 
         headers = {"Accept-Encoding": "gzip"}
@@ -127,8 +132,6 @@ class IndexFetcher:
         if known is not None and known.modified:
             headers["If-Modified-Since"] = known.modified
         try:
-            # The first client of a process loads certificates and much code: a third of a second.
-            client = await trio.to_thread.run_sync(self.client)
             async with client, client.stream("GET", address, headers=headers) as response:
                 if response.status_code == HTTPStatus.NOT_MODIFIED and known is not None:
                     return Fetched(content=None, validators=known)
@@ -137,8 +140,7 @@ class IndexFetcher:
                 return Fetched(content=await self._body(response), validators=_validators(address, response))
         except httpx2.TimeoutException:
             raise _Refused(f"no answer for {in_words(SILENCE)}") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, ImportError, zlib.error) as error:
-            # An ImportError tells what is needed for the proxy that the environment names.
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, zlib.error) as error:
             raise _Refused(str(error) or type(error).__name__) from error
 
     async def _body(self, response: httpx2.Response) -> bytes:
