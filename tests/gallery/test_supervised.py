@@ -67,6 +67,14 @@ async def test_an_installed_backend_is_started_by_its_name(tmp_path: Path, backe
             assert [each.name for each in sup.installed()] == ["one"]
 
 
+async def test_a_lease_on_the_name_of_a_release_starts_it(tmp_path: Path, backends: Path) -> None:
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            await sup.install(str(write_release(tmp_path / "one")))
+            async with sup.use("one") as backend:
+                assert (backend.key, backend.phase) == (ProcessKey("one", 0), Phase.READY)
+
+
 async def test_any_name_of_a_release_starts_it(tmp_path: Path, backends: Path) -> None:
     with trio.fail_after(30):
         async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
