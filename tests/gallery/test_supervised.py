@@ -27,6 +27,7 @@ from trio_sup import (
     events,
     hookimpl,
 )
+from trio_sup.defaults._file_lock import FileLock
 from trio_sup.strategies import Fetch, Fetched, GallerySource
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
@@ -135,6 +136,24 @@ def test_a_command_or_a_release_is_needed() -> None:
         BackendSpec(name="neither")
     with pytest.raises(InvalidValue, match="release: a backend's name"):
         BackendSpec(name="bad", release="../etc")
+
+
+async def test_a_start_that_waits_for_an_installation_says_who_holds_it_up(tmp_path: Path, backends: Path) -> None:
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            await sup.install(str(write_release(tmp_path / "one")))
+            stream = sup.events()
+            lock = FileLock(backends / ".trio-sup" / "locks")
+            async with trio.open_nursery() as nursery, lock.hold("one", shared=False):
+                nursery.start_soon(sup.start, "one")
+                while True:
+                    waiting = await next_of(stream, events.BackendWaiting)
+                    if "held by" in waiting.waits_for:
+                        break
+                assert waiting.waits_for.startswith("the install lock of one, held by ")
+                assert f"(pid {os.getpid()})" in waiting.waits_for
+                assert sup.get_address("one#0") is None
+            assert sup.get_address("one#0") is not None
 
 
 # ---- installed for a start
