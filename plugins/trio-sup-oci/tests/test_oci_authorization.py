@@ -19,8 +19,9 @@ from oci_registry import PASSWORD, USER, Registry, running_registry
 from oci_server import Answer, Asked, serve
 from oci_tokens import IDENTITY_TOKEN, ISSUER, SERVICE, Signer, TokenServer, token_server
 from trio_sup_oci import Registries, _authorization, _http
-from trio_sup_oci._errors import DownloadFailed
 from trio_sup_oci._reference import parse_reference
+
+from trio_sup import DownloadFailed
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 

@@ -22,7 +22,8 @@ from oci_images import RUN, image
 from oci_registry import Registry, running_registry
 from oci_server import Answer, Asked, serve
 from trio_sup_oci import Registries
-from trio_sup_oci._errors import DownloadFailed
+
+from trio_sup import DownloadFailed
 
 IMAGE = image({"run.sh": RUN})
 

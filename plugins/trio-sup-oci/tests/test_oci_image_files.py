@@ -20,11 +20,10 @@ import zstandard
 from oci_fetching import Fetching
 from oci_images import RUN, Image, image, image_list, layer, tar_of
 from trio_sup_oci import ImageFiles
-from trio_sup_oci._errors import DigestMismatch, DownloadFailed, NotProven, UnusableImage
+from trio_sup_oci._errors import UnusableImage
 from trio_sup_oci._platform import Platform, host_platform
 
-from trio_sup import InvalidValue
-from trio_sup._gallery_errors import ArchiveTooLarge, UnsafeArchive
+from trio_sup import ArchiveTooLarge, DigestMismatch, DownloadFailed, InvalidValue, NotProven, UnsafeArchive
 from trio_sup.strategies import InstallPhase, UnpackLimits
 
 NOISE = bytes(index * 7919 % 251 for index in range(100_000))

@@ -18,11 +18,10 @@ from oci_images import RUN, Image, image, image_list, layer, manifest_blob, tar_
 from oci_registry import Registry
 from oci_server import Answer, Asked, serve
 from trio_sup_oci import Registries, _http
-from trio_sup_oci._errors import DigestMismatch, DownloadFailed, UnusableImage
+from trio_sup_oci._errors import UnusableImage
 from trio_sup_oci._platform import Platform, host_platform
 
-from trio_sup import InvalidValue
-from trio_sup._gallery_errors import ArchiveTooLarge, UnsafeArchive
+from trio_sup import ArchiveTooLarge, DigestMismatch, DownloadFailed, InvalidValue, UnsafeArchive
 from trio_sup.gallery import _download
 from trio_sup.strategies import InstallPhase, UnpackLimits
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import attrs
 
+from trio_sup import DigestMismatch
+
 from ._boxes import Box
 from ._choosing import check_platform, choose_image, images_of
 from ._documents import (
@@ -20,7 +22,7 @@ from ._documents import (
     parse_configuration,
     parse_document,
 )
-from ._errors import DigestMismatch, UnusableImage
+from ._errors import UnusableImage
 from ._platform import Platform, in_words
 
 NAME = "org.opencontainers.image.ref.name"

@@ -8,9 +8,11 @@ from collections.abc import Collection, MutableMapping, Sequence
 import httpx2
 import trio
 
+from trio_sup import DigestMismatch, DownloadFailed
+
 from ._authorization import Authorization
 from ._documents import ACCEPTED, LARGEST_DOCUMENT, LISTS, MANIFESTS, Descriptor, Document, digest_of
-from ._errors import DigestMismatch, DownloadFailed, UnusableImage
+from ._errors import UnusableImage
 from ._http import TEMPORARY, TooLong, Tries, asked_to_wait, distrust, read_bounded, refusal
 from ._reference import Reference, may_be_plain
 

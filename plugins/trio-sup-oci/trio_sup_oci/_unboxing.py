@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import trio
 
+from trio_sup import ArchiveTooLarge, DigestMismatch, DownloadFailed, NotProven
 from trio_sup.strategies import Fetch, Fetched, InstallPhase, UnpackLimits
 
 from ._boxes import Box, Folder, TarFile, gather
 from ._decompressing import DAMAGED, decompressed, is_compressed
-from ._errors import ArchiveTooLarge, DigestMismatch, DownloadFailed, NotProven, UnusableImage
+from ._errors import UnusableImage
 from ._file_address import FileAddress, parse_address
 from ._flattening import flatten
 from ._hashing import chunks_of, digest_of_file
