@@ -189,7 +189,7 @@ async def test_another_pin_is_refused(layout: Path, fetching: Callable[..., Fetc
     for what in (layout, tar_with_links(saved(SAVED))):
         fetch = fetching(what, f"@sha256:{'0' * 64}")
         with pytest.raises(DigestMismatch, match="expected was sha256:0000"):
-            await fetch.source.fetch.__self__.digest(fetch.uri)  # type: ignore[attr-defined]  # a bound method
+            await fetch.source.digest(fetch.uri)
         with pytest.raises(DigestMismatch, match="expected was sha256:0000"):
             await fetch.run()
         shutil.rmtree(fetch.directory)
@@ -353,6 +353,14 @@ async def test_a_file_that_is_not_there_is_named(fetching: Callable[..., Fetchin
         assert not caught.value.temporary
 
 
+async def test_a_pipe_is_refused_instead_of_waited_for(fetching: Callable[..., Fetching], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    fetch = fetching(tmp_path / "pipe")
+    for attempt in (fetch.run, lambda: fetch.source.digest(fetch.uri)):
+        with trio.fail_after(20), pytest.raises(DownloadFailed, match="neither a file nor a directory"):
+            await attempt()
+
+
 async def test_a_directory_that_is_no_layout_is_refused(fetching: Callable[..., Fetching], tmp_path: Path) -> None:
     with pytest.raises(UnusableImage, match="neither an index"):
         await fetching(tmp_path).run()
@@ -395,16 +403,28 @@ async def test_a_bomb_is_refused(tmp_path: Path, fetching: Callable[..., Fetchin
     assert sum(path.stat().st_size for path in fetch.scratch.iterdir()) < 5_000_000
 
 
-@pytest.mark.parametrize("form", ["tar", "directory"])
+@pytest.mark.parametrize(
+    ("form", "phase"),
+    [
+        ("tar", InstallPhase.VERIFYING),
+        ("tar", InstallPhase.UNPACKING),
+        ("gzip", InstallPhase.VERIFYING),
+        ("directory", InstallPhase.VERIFYING),
+        ("directory", InstallPhase.UNPACKING),
+    ],
+)
 async def test_what_is_written_to_meanwhile_is_refused(
-    layout: Path, fetching: Callable[..., Fetching], tmp_path: Path, form: str
+    layout: Path, fetching: Callable[..., Fetching], tmp_path: Path, form: str, phase: InstallPhase
 ) -> None:
-    path = tmp_path / "image.tar" if form == "tar" else layout / "blobs" / "sha256" / IMAGE.layers[0].digest[7:]
-    fetch = fetching(tarred(layout) if form == "tar" else layout)
+    data = COMPRESSED["gzip" if form == "gzip" else "plain"](tarred(layout))
+    path = layout / "blobs" / "sha256" / IMAGE.layers[0].digest[7:] if form == "directory" else tmp_path / "image.tar"
+    sha256 = None if form == "directory" else hashlib.sha256(data).hexdigest()
+    fetch = fetching(layout if form == "directory" else data, sha256=sha256)
 
     class Meddles(list[Any]):
         def append(self, told: Any) -> None:
-            if told[0] is InstallPhase.UNPACKING and told[1] == 0:
+            # While the file as a whole, or a layer in it, is looked at; then, while it is unpacked.
+            if told[0] is phase and told[2] is not None:
                 status = path.stat()
                 with open(path, "rb+") as file:
                     first = file.read(1)
