@@ -42,6 +42,7 @@ from trio_sup._gallery_errors import (
 )
 from trio_sup._releases import InstallPhase, InstallProgress
 from trio_sup.defaults._memory_lock import MemoryLock
+from trio_sup.gallery._boxes import Box
 from trio_sup.gallery._exchange import Exchange, exchange
 from trio_sup.strategies import Fetch, Fetched
 
@@ -565,23 +566,21 @@ async def test_once_begun_a_commit_is_finished_and_its_result_told(backends: Pat
 async def test_a_meta_that_cannot_be_put_in_place_takes_its_release_back(
     backends: Path, monkeypatch: pytest.MonkeyPatch, by: Exchange
 ) -> None:
-    from trio_sup.gallery import _boxes
-
     installer = installer_of(backends, *ENGINE, source=Scripted(), by=by)
-    swap = _boxes.swap
+    put = Box.put
 
-    def failing(box: Path, new: str, place: Path, *, by: Exchange) -> None:
+    def failing(self: Box, name: str, place: Path) -> None:
         if place.name == "engine":
             raise OSError(errno.EBUSY, "Device or resource busy")
-        swap(box, new, place, by=by)
+        put(self, name, place)
 
-    monkeypatch.setattr(_boxes, "swap", failing)
+    monkeypatch.setattr(Box, "put", failing)
     with pytest.raises(InstallFailed, match="a file system is mounted there"):
         await installer.install("engine")
     assert live(backends) == []
     monkeypatch.undo()
     await installer.install("cpu-engine")
-    monkeypatch.setattr(_boxes, "swap", failing)
+    monkeypatch.setattr(Box, "put", failing)
     inode = (backends / "cpu-engine").stat().st_ino
     with pytest.raises(InstallFailed):
         await installer.install("engine", force=True)

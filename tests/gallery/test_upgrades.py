@@ -89,7 +89,7 @@ async def test_a_digest_in_the_gallery_needs_no_question(backends: Path) -> None
 
 
 async def test_a_place_that_cannot_be_asked_gives_way_to_the_next(backends: Path) -> None:
-    fields = {"mirrors": ["test://mirror/1"]}
+    fields: Mapping[str, Any] = {"mirrors": ["test://mirror/1"]}
     source = Scripted(digests={"test://one/1": ONE})
     installer = await installed_then(backends, entry(**fields), entry(**fields), source=source)
     away = DownloadFailed("test://one/1", "away")
