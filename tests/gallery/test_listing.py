@@ -118,7 +118,8 @@ def test_metadata_that_is_no_file_is_a_problem_and_does_not_block(tmp_path: Path
 
 
 def test_good_fields_beside_a_bad_one_are_read_and_unknown_and_empty_ones_passed_over(tmp_path: Path) -> None:
-    content: object = {"name": "one", "version": [], "alias": None, "uri": "", "surprise": {"x": 1}, "digest": "sha256:00"}
+    content: dict[str, object] = {"name": "one", "version": [], "alias": None, "uri": "", "digest": "sha256:00"}
+    content["surprise"] = {"x": 1}
     recorded = read_metadata(release(tmp_path, "one", content))
     assert recorded.metadata == Metadata(name="one", digest="sha256:00")
     assert recorded.problem == "metadata.json: version: expected text"
