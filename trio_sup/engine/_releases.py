@@ -15,7 +15,6 @@ from ..gallery._store import Hold
 from ._command import identity_of
 from ._event_stream import EventHub
 
-
 FINISH_TIMEOUT = 2.0
 """Seconds that the end of a supervisor may spend on removing what nobody runs from any more."""
 
