@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tests.gallery.tars import RUN, Member, member, tar
 from trio_sup._gallery_errors import ArchiveTooLarge, InstallFailed, UnsafeArchive
 from trio_sup._releases import UnpackLimits
-from trio_sup.gallery import Unpacker, _unpacking, unpack
+from trio_sup.gallery import Unpacker, _member_writer, unpack
 
 Members = Sequence[Member]
 
@@ -456,7 +456,7 @@ async def test_its_cancellation_ends_the_thread_soon(tmp_path: Path, monkeypatch
     (tmp_path / "a.tar").write_bytes(tar(member(f"f{n}", b"x" * 1000) for n in range(500)))
     into = tmp_path / "into"
     into.mkdir()
-    write, written = _unpacking._write, 0
+    write, written = _member_writer._write, 0
     begun = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
@@ -468,7 +468,7 @@ async def test_its_cancellation_ends_the_thread_soon(tmp_path: Path, monkeypatch
             token.run_sync_soon(begun.set)
             trio.from_thread.run(trio.testing.wait_all_tasks_blocked)
 
-    monkeypatch.setattr(_unpacking, "_write", slowly)
+    monkeypatch.setattr(_member_writer, "_write", slowly)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(unpack, into, tmp_path / "a.tar", "it", UnpackLimits())

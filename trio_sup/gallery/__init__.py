@@ -8,13 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._addresses import shown as shown
+    from ._copying import copy_directory as copy_directory
     from ._download import Downloaded as Downloaded
     from ._download import download as download
     from ._download import http_client as http_client
     from ._unpacking import Unpacker as Unpacker
     from ._unpacking import unpack as unpack
 
-_HOMES = {"_download": ("Downloaded", "download", "http_client"), "_unpacking": ("Unpacker", "unpack")}
+_HOMES = {
+    "_addresses": ("shown",),
+    "_copying": ("copy_directory",),
+    "_download": ("Downloaded", "download", "http_client"),
+    "_unpacking": ("Unpacker", "unpack"),
+}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import email.utils
 import errno
-import hashlib
-import json
-import os
 import random
-import re
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +13,9 @@ import attrs
 import trio
 
 from .._gallery_errors import DigestMismatch, DownloadFailed
+from ._addresses import shown
+from ._download_try import Again, Report, Try
+from ._partial_file import PartialFile
 
 if TYPE_CHECKING:
     import httpx2
@@ -33,13 +30,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
 """Seconds before another try; the wait doubles from the one to the other, and begins anew when bytes arrive."""
 MOST_PATIENCE = 60.0
 """Seconds that a server may ask for with Retry-After."""
-BATCH = 1024 * 1024
-"""Bytes that are hashed and written at once, in a thread."""
-
-_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-Report = Callable[[int, "int | None"], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -71,73 +61,6 @@ def http_client(**options: Any) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(**{"timeout": timeout, "follow_redirects": True, **options})
 
 
-class _Again(Exception):
-    """The try failed; the next one may not. *wait* is what the server asks for, in seconds."""
-
-    def __init__(self, why: str, wait: float | None = None) -> None:
-        super().__init__(why)
-        self.wait = wait
-
-
-@attrs.define(eq=False)
-class _Partial:
-    """What has arrived so far: a file, and beside it which version of the remote one it is a part of."""
-
-    path: Path
-    hash: Any = attrs.field(factory=hashlib.sha256)
-    size: int = 0
-    validator: str | None = None  # empty if the address always means the same
-    file: int = -1
-
-    @property
-    def _note(self) -> Path:
-        return self.path.with_name(self.path.name + ".json")
-
-    def open(self, check_cancelled: Callable[[], None]) -> None:
-        """Find what an earlier try has left, and hash it."""
-        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-            validator = json.loads(self._note.read_text()).get("validator")
-            self.validator = validator if isinstance(validator, str) else None
-        if self.validator is None:
-            self.begin(None)
-            return
-        while data := os.read(self.file, BATCH):
-            check_cancelled()
-            self.hash.update(data)
-            self.size += len(data)
-
-    def begin(self, validator: str | None) -> None:
-        """Start from nothing; *validator* names the version that is to come."""
-        os.ftruncate(self.file, 0)
-        os.lseek(self.file, 0, os.SEEK_SET)
-        self.hash, self.size, self.validator = hashlib.sha256(), 0, validator
-        if validator is None:
-            self._note.unlink(missing_ok=True)
-        else:
-            self._note.write_text(json.dumps({"validator": validator}))
-
-    def add(self, data: bytes) -> None:
-        self.hash.update(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self.file, view) :]
-        self.size += len(data)
-
-    def close(self) -> None:
-        if self.file >= 0:
-            os.close(self.file)
-            self.file = -1
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
-
-    def finish(self, to: Path) -> None:
-        self.path.replace(to)
-        self._note.unlink(missing_ok=True)
-
-
 async def download(
     client: httpx2.AsyncClient,
     url: str,
@@ -148,6 +71,7 @@ async def download(
     size: int | None = None,
     most: int | None = None,
     immutable: bool = False,
+    again: bool = False,
     headers: Mapping[str, str] | None = None,
     auth: Any = None,
     report: Report = lambda done, total: None,
@@ -162,12 +86,14 @@ async def download(
 
     Args:
         client: Sends the requests, for example `http_client`; not closed here.
-        what: What it is called in messages; the address by default.
+        what: What it is called in messages; the address by default, without what may be secret in it.
         sha256: Digest that it must have, in hex digits.
         size: Bytes that it must have.
-        most: Bytes that it may have at most.
+        most: Bytes that it may have at most; should be about as many as it may unpack to.
         immutable: The address always means the same bytes, so that a try may go on although the server does not say
             whether its file is still the same.
+        again: *to* may be there from an earlier call that said the same; it is fetched again only if the server has
+            another one now. What tells that is kept beside it.
         headers: Sent along.
         auth: An ``httpx2.Auth``.
         report: Told how many bytes are there, and how many there will be (None while unknown).
@@ -178,214 +104,64 @@ async def download(
     Raises:
         DownloadFailed: It cannot be had; `temporary` says whether another try may help.
         DigestMismatch: It is another file; it was thrown away.
+        ArchiveTooLarge: It has more than *most* bytes.
         OSError: It cannot be written; what is there is kept.
 
     Cancellation: ends at once, and keeps what has arrived.
     """
-    limiter = trio.CapacityLimiter(1)
-    partial = _Partial(to.with_name(to.name + ".partial"))
-    what = what or url
-    request = _Request(client, url, what, size, most, immutable, headers or {}, auth, report, stall_timeout, explain)
-
-    def open_it() -> None:
-        partial.open(trio.from_thread.check_cancelled)
-
+    arrived = PartialFile(to.with_name(to.name + ".partial"))
+    what = what or shown(url)
+    each = Try(
+        client=client,
+        url=url,
+        what=what,
+        size=size,
+        most=most,
+        immutable=immutable,
+        headers=headers or {},
+        auth=auth,
+        report=report,
+        stall_timeout=stall_timeout,
+        explain=explain,
+    )
+    wanted = sha256.lower() if sha256 is not None else None
+    in_thread = partial(trio.to_thread.run_sync, limiter=each.limiter)
     try:
-        await trio.to_thread.run_sync(open_it, limiter=limiter)
-        if size is not None and partial.size > size:
-            partial.begin(None)
-        tries = 0
-        while True:
-            before = partial.size
-            try:
-                final = await request.run(partial, limiter)
-                break
-            except _Again as error:
-                tries = 1 if partial.size > before else tries + 1
-                if tries > retries:
-                    raise DownloadFailed(what, f"{error}, {tries} times in a row") from error
-                pause = min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT) * random.uniform(0.7, 1)
-                await trio.sleep(pause if error.wait is None else min(error.wait, MOST_PATIENCE))
-        found = partial.hash.hexdigest()
-        if sha256 is not None and found != sha256.lower():
-            partial.discard()
-            raise DigestMismatch(what, "its digest is another", expected=f"sha256:{sha256}", found=f"sha256:{found}")
-        partial.finish(to)
-        return Downloaded(path=to, sha256=found, size=partial.size, url=final)
+        await in_thread(arrived.open, trio.from_thread.check_cancelled, to if again else None)
+        if size is not None and arrived.size > size:
+            await each.restart(arrived)
+        if wanted is not None and arrived.hash.hexdigest() == wanted:
+            final = url  # all of it is here already
+        else:
+            earlier = arrived.earlier
+            final = await _try_until_it_is_here(each, arrived, retries)
+            if earlier and arrived.earlier and wanted not in (None, arrived.hash.hexdigest()):
+                # What was kept may have been damaged here: the power may have failed before it was on the disk.
+                await each.restart(arrived)
+                final = await _try_until_it_is_here(each, arrived, retries)
+        found = arrived.hash.hexdigest()
+        if wanted not in (None, found):
+            await in_thread(arrived.discard)
+            raise DigestMismatch(what, "its digest is another", expected=f"sha256:{wanted}", found=f"sha256:{found}")
+        await in_thread(partial(arrived.finish, to, keep_note=again))
+        return Downloaded(path=to, sha256=found, size=arrived.size, url=final)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadFailed(what, f"no space is left in {to.parent} (what has arrived is kept there)") from error
         raise
     finally:
-        partial.close()
+        arrived.close()
 
 
-@attrs.frozen
-class _Request:
-    """What one try asks for; the fields are the arguments of `download`."""
-
-    client: httpx2.AsyncClient
-    url: str
-    what: str
-    size: int | None
-    most: int | None
-    immutable: bool
-    headers: Mapping[str, str]
-    auth: Any
-    report: Report
-    stall_timeout: float
-    explain: Callable[[int], str | None]
-
-    async def run(self, partial: _Partial, limiter: trio.CapacityLimiter) -> str:
-        """Ask once, and take in what comes; returns the final address once everything is there.
-
-        Raises:
-            _Again: Something is missing, and another try may bring it.
-        """
-        import httpx2
-
-        headers = {"Accept-Encoding": "identity", **self.headers}
-        if partial.size and partial.validator is not None:
-            if self.size is not None and partial.size == self.size:
-                return self.url
-            headers["Range"] = f"bytes={partial.size}-"
-            if partial.validator:
-                headers["If-Range"] = partial.validator
-        given = {} if self.auth is None else {"auth": self.auth}
+async def _try_until_it_is_here(each: Try, arrived: PartialFile, retries: int) -> str:
+    tries = 0
+    while True:
+        before = arrived.size
         try:
-            async with self.client.stream("GET", self.url, headers=headers, **given) as response:
-                return await self._take(response, partial, limiter)
-        except httpx2.TimeoutException as error:
-            raise _Again(f"{self._host()} did not answer in time") from error
-        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
-            raise DownloadFailed(self.what, str(error), temporary=False) from error
-        except httpx2.TransportError as error:
-            if _is_certificate(error):
-                why = f"{self._host()} is not trusted: {error}"
-                raise DownloadFailed(self.what, why, temporary=False) from error
-            raise _Again(f"{self._host()}: {error or type(error).__name__}") from error
-
-    async def _take(self, response: httpx2.Response, partial: _Partial, limiter: trio.CapacityLimiter) -> str:
-        total = self._begin(response, partial)
-        if total == _COMPLETE:
-            return str(response.url)
-        if total is not None and self.size is not None and total != self.size:
-            why = f"the server has {total} bytes of it, and it should have {self.size}"
-            raise DownloadFailed(self.what, why, temporary=False)
-        if total is not None and self.most is not None and total > self.most:
-            raise DownloadFailed(self.what, f"it has {total} bytes, and {self.most} are the most", temporary=False)
-        self.report(partial.size, total)
-        await self._receive(response, partial, limiter, total)
-        if total is not None and partial.size < total:
-            raise _Again(f"the connection ended after {partial.size} of {total} bytes")
-        if self.size is not None and partial.size != self.size:
-            why = f"it has {partial.size} bytes, and should have {self.size}"
-            partial.begin(None)
-            raise DownloadFailed(self.what, why, temporary=False)
-        return str(response.url)
-
-    def _begin(self, response: httpx2.Response, partial: _Partial) -> int | None:
-        """Look at the head of an answer; tells how many bytes there will be in all, None if it does not say."""
-        status = response.status_code
-        validator = "" if self.immutable else _validator(response.headers)
-        if status == 206:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-            if match is None or int(match[1]) != partial.size:
-                partial.begin(None)
-                raise _Again("the server sent another range than the one asked for")
-            return int(match[3]) if match[3] != "*" else int(match[2]) + 1
-        if status == 200:
-            partial.begin(validator)
-            length = response.headers.get("content-length", "")
-            return int(length) if length.isdecimal() else None
-        if status == 416 and partial.size:
-            # Everything is there already, if the server says so; else the file is another one now.
-            same = validator in (None, partial.validator)
-            if same and response.headers.get("content-range") == f"bytes */{partial.size}":
-                return _COMPLETE
-            partial.begin(None)
-            raise _Again("the server has no such range")
-        why = self.explain(status) or f"the server said {status} {response.reason_phrase}".rstrip()
-        if status in _TEMPORARY:
-            raise _Again(why, _retry_after(response.headers.get("retry-after")))
-        raise DownloadFailed(self.what, why, temporary=False)
-
-    async def _receive(
-        self, response: httpx2.Response, partial: _Partial, limiter: trio.CapacityLimiter, total: int | None
-    ) -> None:
-        """Take in the body. What has arrived is written also if this is broken off."""
-        pieces: list[bytes] = []
-        pending = 0
-
-        async def flush() -> None:
-            nonlocal pending
-            data = b"".join(pieces)
-            pieces.clear()
-            pending = 0
-            if data:
-                # In a thread: a disk that is slow to write must not hold up everything else.
-                await trio.to_thread.run_sync(partial.add, data, limiter=limiter)
-                self.report(partial.size, total)
-
-        chunks = response.aiter_raw()
-        try:
-            while True:
-                with trio.move_on_after(self.stall_timeout) as patience:
-                    chunk = await anext(chunks, None)
-                if patience.cancelled_caught:
-                    raise _Again(f"nothing arrived for {self.stall_timeout:g} s")
-                if chunk is None:
-                    break
-                pieces.append(chunk)
-                pending += len(chunk)
-                if self.most is not None and partial.size + pending > self.most:
-                    raise DownloadFailed(self.what, f"it has more than {self.most} bytes", temporary=False)
-                if pending >= BATCH:
-                    await flush()
-        finally:
-            # Bounded: it is one batch at most.
-            with trio.CancelScope(shield=True):
-                await flush()
-
-    def _host(self) -> str:
-        import httpx2
-
-        try:
-            return httpx2.URL(self.url).host or self.url
-        except httpx2.InvalidURL:
-            return self.url
-
-
-_COMPLETE = -1
-"""In place of a total: nothing is missing."""
-
-
-def _validator(headers: Mapping[str, str]) -> str | None:
-    """What names this version of the file, for If-Range; a weak tag is none. Source: RFC 9110, section 13.1.5."""
-    tag = headers.get("etag", "")
-    if tag and not tag.startswith("W/"):
-        return tag
-    return headers.get("last-modified") or None
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds that a server asks for: as a number, or as an instant. Source: RFC 9110, section 10.2.3."""
-    if not value:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _is_certificate(error: BaseException) -> bool:
-    import ssl
-
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+            return await each.run(arrived)
+        except Again as error:
+            tries = 1 if arrived.size > before else tries + 1
+            if tries > retries:
+                raise DownloadFailed(each.what, f"{error}, {tries} times in a row") from error
+            pause = min(FIRST_WAIT * 2 ** min(tries - 1, 10), LONGEST_WAIT) * random.uniform(0.7, 1)
+            await trio.sleep(pause if error.wait is None else min(error.wait, MOST_PATIENCE))

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 
 MOST_LINKS = 40
 """Links that one path may lead through. Source: the limit of Linux itself, path_resolution(7)."""
+MOST_DEPTH = 256
+"""Directories inside each other; each of them is opened for every entry below."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -60,6 +62,8 @@ class TreeWriter:
             target = self._link((*done, part))
             if target is None:
                 done.append(part)
+                if len(done) > MOST_DEPTH:
+                    raise LeadsOut(f"lies in more than {MOST_DEPTH} directories")
                 continue
             if not self._links:
                 raise LeadsOut("lies behind a link")
@@ -74,7 +78,7 @@ class TreeWriter:
     def _link(self, parts: tuple[str, ...]) -> str | None:
         """Where the link at *parts*, in a directory free of links, points to; None if there is none."""
         try:
-            with self._opened(parts[:-1]) as directory:
+            with self.opened(parts[:-1]) as directory:
                 return os.readlink(parts[-1], dir_fd=directory)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
@@ -82,7 +86,7 @@ class TreeWriter:
             raise
 
     @contextlib.contextmanager
-    def _opened(self, parts: Sequence[str]) -> Iterator[int]:
+    def opened(self, parts: Sequence[str]) -> Iterator[int]:
         """A descriptor of the directory at *parts*, which are free of links."""
         directory = os.dup(self._root)
         try:
@@ -125,7 +129,7 @@ class TreeWriter:
     def status(self, place: tuple[tuple[str, ...], str]) -> os.stat_result | None:
         """What is at *place* itself; None if nothing is."""
         try:
-            with self._opened(place[0]) as directory:
+            with self.opened(place[0]) as directory:
                 return os.stat(place[1], dir_fd=directory, follow_symlinks=False)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -135,7 +139,7 @@ class TreeWriter:
     def names(self, parts: Sequence[str]) -> list[str]:
         """What is in the directory at *parts*, free of links; nothing if it is none."""
         try:
-            with self._opened(parts) as directory:
+            with self.opened(parts) as directory:
                 return os.listdir(directory)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -148,7 +152,7 @@ class TreeWriter:
         if status is None:
             return
         self._forget_parent()
-        with self._opened(place[0]) as directory:
+        with self.opened(place[0]) as directory:
             if stat.S_ISDIR(status.st_mode):
                 shutil.rmtree(place[1], dir_fd=directory)
             else:
