@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -358,7 +358,7 @@ async def test_what_cannot_be_stopped_keeps_its_files(
             stubborn = await sup.start(spec("one", grace=0.1))
             await sup.start(spec("one"), replica=1)
             (source / "version").write_text("2")
-            changes = {
+            changes: dict[str, Callable[[], Awaitable[object]]] = {
                 "delete": partial(sup.delete, "one"),
                 "upgrade": partial(sup.upgrade, "one", force=True),
                 "upgrade and leave stopped": partial(sup.upgrade, "one", then="stop", force=True),
