@@ -232,6 +232,31 @@ async def test_does_not_follow_a_link_in_place_of_the_file(tmp_path: Path) -> No
     assert not (tmp_path / "victim").exists()
 
 
+async def test_who_holds_it_is_told(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "locks")
+    assert lock.holders("b") == ()
+    assert not (tmp_path / "locks").exists()  # asking makes nothing
+    with trio.fail_after(20):
+        async with another_process(tmp_path / "locks", "shared") as holder:
+            (told,) = lock.holders("b")
+            assert told.endswith(f" (pid {holder.pid})")
+            async with lock.hold("b", shared=True):
+                pids = [holder.rpartition("pid ")[2].rstrip(")") for holder in lock.holders("b")]
+                assert sorted(pids) == sorted([str(holder.pid), str(os.getpid())])
+        assert lock.holders("b") == ()
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+async def test_those_who_wait_are_no_holders(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery, another_process(tmp_path, "exclusive") as holder:
+            nursery.start_soon(is_free, lock)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(lock.holders("b")) == 1
+            assert f"(pid {holder.pid})" in lock.holders("b")[0]
+
+
 async def test_the_lock_is_not_inherited(tmp_path: Path) -> None:
     lock = FileLock(tmp_path)
     with trio.fail_after(10):

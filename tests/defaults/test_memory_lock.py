@@ -132,3 +132,24 @@ def test_whoever_comes_goes_or_gives_up_readers_and_writers_never_meet(steps: li
 
     trio.run(play, clock=trio.testing.MockClock(autojump_threshold=0))
     assert not log.lock._entries
+
+
+async def test_who_holds_it_is_told() -> None:
+    lock = MemoryLock()
+    assert list(lock.holders("b")) == []
+
+    async def hold_it(task_status: trio.TaskStatus[None]) -> None:
+        async with lock.hold("b", shared=True):
+            task_status.started()
+            await trio.sleep_forever()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hold_it, name="the first")
+            await nursery.start(hold_it, name="the second")
+            nursery.start_soon(lambda: lock.hold("b", shared=False).__aenter__(), name="who waits")
+            await trio.testing.wait_all_tasks_blocked()
+            told = [f"the task {name!r} of this process" for name in ("the first", "the second")]
+            assert list(lock.holders("b")) == told
+            nursery.cancel_scope.cancel()
+    assert list(lock.holders("b")) == []

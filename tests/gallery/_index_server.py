@@ -86,7 +86,7 @@ class IndexServer:
             *(f"{name}: {value}" for name, value in answer.headers.items()),
             *([] if answer.status == 304 else [f"Content-Length: {length}"]),
         ]
-        await stream.send_all("\r\n".join([*head, "", ""]).encode() + answer.body)
+        await stream.send_all("\r\n".join([*head, "", ""]).encode("latin-1") + answer.body)
         if answer.stalls:
             await _wait_for_the_end(stream)
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import gzip
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import descriptors
 from tests.gallery._index_server import Answer, IndexServer, index_server
+from tests.gallery._official_index import official_index
 from trio_sup._gallery_errors import GalleryUnavailable, UnknownEntry
-from trio_sup.gallery import _fetching
-from trio_sup.gallery._catalogue import MAX_AGE, Catalogue
+from trio_sup.gallery import _catalogue, _fetching, _gallery_reader
+from trio_sup.gallery._catalogue import MAX_AGE, MAX_AGE_OF_A_MISS, Catalogue
 from trio_sup.gallery._cool_down import COOL_DOWN
 from trio_sup.gallery._gallery import Gallery
 from trio_sup.gallery._index import IndexEntry, parse_index
@@ -221,6 +226,13 @@ async def test_references_and_github_addresses_are_followed(site: Site) -> None:
     assert "/x/index-7.yaml" in site.server.paths
 
 
+async def test_a_proxy_that_cannot_be_used_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(GalleryUnavailable, match="SOCKS"):
+        await site.catalogue().entries()
+
+
 async def test_user_and_password_are_sent_and_not_told(site: Site) -> None:
     site.server.answers["/g"] = DOWN
     url = site.server.url("/g?token=secret").replace("//", "//user:secret@")
@@ -314,6 +326,19 @@ async def test_a_source_that_failed_is_left_alone_for_a_while(site: Site) -> Non
     assert await asked() == ["/g", "/mirror"]
 
 
+async def test_success_clears_the_cool_down_for_all_galleries(site: Site) -> None:
+    site.server.answers = {"/g": DOWN, "/mirror": index("good")}
+    catalogue = site.catalogue(site.gallery("one", "/g", "/mirror"), site.gallery("two", "/g"), cache_dir=None)
+    await catalogue.find("one@good")
+    site.server.answers["/g"] = index("good")
+    await catalogue.find("two@good")  # has no other source, so asks it all the same
+    site.server.asked.clear()
+    site.clock.at += MAX_AGE_OF_A_MISS + 1
+    with pytest.raises(UnknownEntry):
+        await catalogue.find("one@none")
+    assert site.server.paths == ["/g"]
+
+
 async def test_the_cool_down_does_not_count_when_all_are_cooling(site: Site) -> None:
     site.server.answers = {"/g": DOWN, "/mirror": DOWN}
     catalogue = site.catalogue(site.gallery("g", "/g", "/mirror"))
@@ -321,6 +346,34 @@ async def test_the_cool_down_does_not_count_when_all_are_cooling(site: Site) -> 
         with pytest.raises(GalleryUnavailable):
             await catalogue.entries()
         assert site.server.paths == ["/g", "/mirror"]
+
+
+async def test_a_dead_gallery_does_not_hold_up_the_others_every_time(site: Site) -> None:
+    site.server.answers = {"/dead": DOWN, "/alive": index("one")}
+    catalogue = site.catalogue(site.gallery("dead"), site.gallery("alive"))
+    await catalogue.find("one")
+    site.server.asked.clear()
+    assert (await catalogue.find("one")).entry.name == "one"
+    assert names(await catalogue.entries()) == ["one"]
+    assert site.server.paths == []
+    assert "503" in catalogue.problems[0]
+    with pytest.raises(GalleryUnavailable, match="503"):
+        await catalogue.find("dead@two")  # nobody else could have it
+    assert site.server.paths == ["/dead"]
+    site.server.answers["/dead"] = index("two")
+    assert (await catalogue.find("two")).entry.name == "two"  # it might have come back
+    assert site.server.paths == ["/dead"]
+    assert catalogue.problems == ()
+
+
+@pytest.mark.parametrize("how", ["refresh", "later"])
+async def test_a_dead_gallery_is_asked_again_when_told_and_after_a_while(site: Site, how: str) -> None:
+    site.server.answers = {"/dead": DOWN, "/alive": index("one")}
+    catalogue = site.catalogue(site.gallery("dead"), site.gallery("alive"))
+    await catalogue.entries()
+    site.server.answers["/dead"] = index("two")
+    site.clock.at += COOL_DOWN if how == "later" else 1
+    assert names(await catalogue.entries(refresh=how == "refresh")) == ["two", "one"]
 
 
 async def test_with_nothing_to_serve_even_one_that_failed_lately_is_asked(site: Site) -> None:
@@ -412,6 +465,25 @@ async def test_a_failure_is_shared_as_well(site: Site) -> None:
     assert site.server.paths == ["/g"]
 
 
+async def test_parsing_ends_with_its_caller(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.server.answers["/g"] = index("one")
+    parsing = threading.Event()
+
+    def endless(content: bytes, gallery: Gallery, *, checkpoint: Callable[[], None]) -> None:
+        while True:
+            checkpoint()
+            parsing.set()
+
+    monkeypatch.setattr(_gallery_reader, "parse_index", endless)
+    catalogue = site.catalogue()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(catalogue.entries)
+        assert await trio.to_thread.run_sync(parsing.wait, 10)
+        nursery.cancel_scope.cancel()
+    monkeypatch.undo()
+    assert names(await catalogue.entries()) == ["one"]
+
+
 async def test_nothing_stays_open_after_cancellation(site: Site) -> None:
     site.server.answers = {"/a": Answer(hangs=True), "/b": attrs.evolve(index("one"), stalls=True), "/c": index("one")}
     catalogue = site.catalogue(*(site.gallery(name) for name in "abc"))
@@ -499,6 +571,15 @@ async def test_what_has_not_changed_is_not_sent_again(site: Site) -> None:
     site.clock.at += 1
     site.server.answers["/g"] = attrs.evolve(index("two"), headers={"ETag": '"2"'})
     assert names(await site.catalogue().entries()) == ["two"]
+
+
+async def test_what_a_server_would_not_understand_is_not_sent_to_it(site: Site) -> None:
+    site.server.answers["/g"] = attrs.evolve(index("one"), headers={"ETag": '"\xe4"', "Last-Modified": "x" * 5000})
+    catalogue = site.catalogue()
+    await catalogue.entries()
+    assert names(await catalogue.entries(refresh=True)) == ["one"]
+    assert catalogue.problems == ()
+    assert not {"if-none-match", "if-modified-since"} & set(site.server.asked[-1].headers)
 
 
 async def test_what_belongs_to_one_source_is_not_sent_to_another(site: Site) -> None:
@@ -658,6 +739,31 @@ async def test_an_unknown_name_is_looked_for_once_more_in_what_is_new(site: Site
     assert site.server.paths == []  # it was asked a moment ago
 
 
+async def test_another_look_is_taken_soon_after_a_failure_that_is_over(site: Site) -> None:
+    site.server.answers["/g"] = index("one")
+    catalogue = site.catalogue()
+    await catalogue.entries()
+    site.server.answers["/g"] = DOWN
+    await catalogue.entries(refresh=True)
+    site.server.answers["/g"] = index("one")
+    await catalogue.entries(refresh=True)
+    site.clock.at += MAX_AGE_OF_A_MISS + 1
+    site.server.answers["/g"] = index("one", "two")
+    assert (await catalogue.find("two")).entry.name == "two"
+
+
+async def test_another_look_does_not_take_long(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_catalogue, "SECOND_LOOK", 0.1)
+    site.server.answers["/g"] = index("one")
+    catalogue = site.catalogue()
+    await catalogue.entries()
+    site.server.answers["/g"] = Answer(hangs=True)
+    site.clock.at += MAX_AGE_OF_A_MISS + 1
+    with trio.fail_after(5), pytest.raises(UnknownEntry):
+        await catalogue.find("two")
+    assert catalogue.problems == ()
+
+
 async def test_without_galleries_everything_is_unknown(site: Site) -> None:
     catalogue = Catalogue([], capability="default", cache_dir=None)
     assert await catalogue.entries() == ()
@@ -726,11 +832,16 @@ async def test_search_by_tag_and_capability(site: Site) -> None:
     ]
 
 
+# ---- cost
+
+
+def test_what_is_heavy_is_loaded_only_on_use() -> None:
+    code = "import sys, trio_sup.gallery._catalogue; print({'httpx2', 'yaml', 'zstandard', 'rich'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "set()"
+
+
 def test_builds_of_the_official_index_are_found_quickly() -> None:
-    import time
-
-    from tests.gallery._official_index import official_index
-
     entries = parse_index(official_index(), _G).entries
     shelves = Shelves(galleries=("g",), entries={"g": entries}, capability="nvidia-cuda-12")
     started = time.perf_counter()

@@ -199,6 +199,7 @@ async def test_a_mac_is_told_by_its_processor(machine: FakeMachine) -> None:
         "print('24576'); sys.stdout.flush(); os.kill(os.getpid(), 9)",
         "print('24576\\n' * 20000)",
         "print(-1)",
+        "print('9' * 5000)",
     ],
 )
 async def test_what_a_tool_says_wrongly_counts_nothing(machine: FakeMachine, program: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ from trio_sup import (
     NoGalleries,
     Phase,
     ProcessKey,
+    StopFailed,
     UnknownRelease,
     events,
     hookimpl,
 )
+from trio_sup.defaults._file_lock import FileLock
+from trio_sup.engine import _ending
 from trio_sup.strategies import Fetch, Fetched, GallerySource
+from trio_sup.testing import FakeBackend, FakeSystem
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -65,6 +69,14 @@ async def test_an_installed_backend_is_started_by_its_name(tmp_path: Path, backe
             assert os.readlink(f"/proc/{backend.pid}/cwd") == str(backends / "one")
             assert str(sup.logs("one#0")[0]) == f"version 1 in {backends / 'one'}"
             assert [each.name for each in sup.installed()] == ["one"]
+
+
+async def test_a_lease_on_the_name_of_a_release_starts_it(tmp_path: Path, backends: Path) -> None:
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            await sup.install(str(write_release(tmp_path / "one")))
+            async with sup.use("one") as backend:
+                assert (backend.key, backend.phase) == (ProcessKey("one", 0), Phase.READY)
 
 
 async def test_any_name_of_a_release_starts_it(tmp_path: Path, backends: Path) -> None:
@@ -127,6 +139,24 @@ def test_a_command_or_a_release_is_needed() -> None:
         BackendSpec(name="neither")
     with pytest.raises(InvalidValue, match="release: a backend's name"):
         BackendSpec(name="bad", release="../etc")
+
+
+async def test_a_start_that_waits_for_an_installation_says_who_holds_it_up(tmp_path: Path, backends: Path) -> None:
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            await sup.install(str(write_release(tmp_path / "one")))
+            stream = sup.events()
+            lock = FileLock(backends / ".trio-sup" / "locks")
+            async with trio.open_nursery() as nursery, lock.hold("one", shared=False):
+                nursery.start_soon(sup.start, "one")
+                while True:
+                    waiting = await next_of(stream, events.BackendWaiting)
+                    if "held by" in waiting.waits_for:
+                        break
+                assert waiting.waits_for.startswith("the install lock of one, held by ")
+                assert f"(pid {os.getpid()})" in waiting.waits_for
+                assert sup.get_address("one#0") is None
+            assert sup.get_address("one#0") is not None
 
 
 # ---- installed for a start
@@ -313,6 +343,36 @@ async def test_a_deletion_stops_what_runs_by_whichever_name(tmp_path: Path, back
             assert own_directory(backends) == []
             with pytest.raises(UnknownRelease):
                 await sup.delete("engine")
+
+
+@pytest.mark.parametrize("change", ["delete", "upgrade", "upgrade and leave stopped"])
+async def test_what_cannot_be_stopped_keeps_its_files(
+    tmp_path: Path, backends: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(_ending, "KILL_TIMEOUT", 0.1)
+    system = FakeSystem([FakeBackend(survives_kill=True, stops_after=1e9), FakeBackend()])
+    source = write_release(tmp_path / "one", "1")
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends), system=system) as sup:
+            await sup.install(str(source))
+            stubborn = await sup.start(spec("one", grace=0.1))
+            await sup.start(spec("one"), replica=1)
+            (source / "version").write_text("2")
+            changes: dict[str, Callable[[], Awaitable[object]]] = {
+                "delete": partial(sup.delete, "one"),
+                "upgrade": partial(sup.upgrade, "one", force=True),
+                "upgrade and leave stopped": partial(sup.upgrade, "one", then="stop", force=True),
+            }
+            with pytest.raises(StopFailed, match=str(stubborn.pid)):
+                await changes[change]()
+            assert (backends / "one" / "version").read_text() == "1"
+            assert [each.name for each in sup.installed()] == ["one"]
+            assert sup.backends[0].phase is Phase.STOP_FAILED
+            if change == "upgrade":  # the other one was to come back, and does
+                again = await sup.start(spec("one"), replica=1)
+                assert again.phase is Phase.READY
+            system.running()[0].release()
+    assert own_directory(backends) == []
 
 
 # ---- plugins and cancellation

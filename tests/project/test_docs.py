@@ -23,9 +23,10 @@ import trio
 
 import trio_sup
 from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks, commands
-from trio_sup import Liveness, LogSettings, Readiness, events, strategies
+from trio_sup import Gallery, Liveness, LogSettings, Readiness, UnpackLimits, events, strategies
 from trio_sup.engine._plugins import Kind, Plugins
 from trio_sup.runner._config import ConfiguredBackend, Group, Settings, interpret
+from trio_sup.runner._gallery_config import GalleriesTable
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -189,7 +190,7 @@ def compare(shown: Mapping[str, str], fields: Sequence[attrs.Attribute[Any]]) ->
             assert default is None, field.name
             continue
         value = tomllib.loads(f"value = {text.strip('`')}")["value"]
-        if isinstance(default, (LogSettings, Readiness)):
+        if isinstance(default, (LogSettings, Readiness, UnpackLimits)):
             assert type(default)(**value) == default
             continue
         convert: Any = field.converter or (lambda value: value)
@@ -205,11 +206,15 @@ def compare(shown: Mapping[str, str], fields: Sequence[attrs.Attribute[Any]]) ->
         ("`[backends.NAME.liveness]`", Liveness),
         ("`[groups.NAME]`", Group),
         ("`[backends.NAME.logs]`", LogSettings),
+        ("`[galleries]`", GalleriesTable),
+        ("`[[galleries.index]]`", Gallery),
+        ("`[galleries.limits]`", UnpackLimits),
     ],
 )
 def test_every_key_of_the_configuration_is_listed_with_its_default(heading: str, cls: Any) -> None:
-    section = sections("reference/configuration.md", 2)[heading]
-    compare(options(section), [field for field in attrs.fields(cls) if field.name != "name"])
+    listed = options(sections("reference/configuration.md", 2)[heading])
+    # The name of a backend is that of its table.
+    compare(listed, [field for field in attrs.fields(cls) if field.name != "name" or cls is Gallery])
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -272,11 +277,16 @@ def test_every_help_for_options_is_listed() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(helps)
 
 
-@pytest.mark.parametrize("command", ["run", "check", "why", "demo", "plugins"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run", "check", "why", "demo", "plugins",
+        "gallery list", "gallery search", "gallery show", "install", "upgrade", "delete", "backends",
+    ],
+)  # fmt: skip
 def test_every_option_of_a_command_is_listed(command: str) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "trio_sup", command, "--help"], capture_output=True, text=True, check=True, timeout=30
-    ).stdout
+    arguments = [sys.executable, "-m", "trio_sup", *command.split(), "--help"]
+    said = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=30).stdout
     section = sections("reference/command-line.md", 2)[f"`trio-sup {command}`"]
     listed = set(re.findall(r"^\| `(--[\w-]+)", section, re.MULTILINE))
     assert listed == set(re.findall(r"^│ (--[\w-]+)", said, re.MULTILINE))

@@ -136,6 +136,7 @@ def test_programs_get_one_document(tmp_path: Path) -> None:
     assert found["chat"] == {
         "name": "chat",
         "keys": ["chat#0", "chat#1"],
+        "release": None,
         "command": ["sh", "-c", "exit 3"],
         "probe": "tcp",
         "stop_policy": "terminate",

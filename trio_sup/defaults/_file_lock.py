@@ -65,7 +65,7 @@ class FileLock:
         Cancellation: a wait that is cancelled leaves nothing behind.
         """
         await trio.lowlevel.checkpoint()
-        path = self._path_of(backend)
+        path = self._directory() / _file_of(backend)
         held = await _acquire(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         try:
             yield
@@ -78,18 +78,14 @@ class FileLock:
         from ..gallery._flocks import holders_of
 
         try:
-            opened = os.open(self._path_of(backend), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            path = (self.directory or self._directory()) / _file_of(backend)
+            opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (OSError, TrioSupError):
             return ()
         try:
             return tuple(map(str, holders_of(opened)))
         finally:
             os.close(opened)
-
-    def _path_of(self, backend: str) -> Path:
-        if not backend or "/" in backend or "\0" in backend:
-            raise InvalidValue(backend, "a backend's name must not be empty, nor contain / or NUL")
-        return self._directory() / f"{backend}.lock"
 
     def _directory(self) -> Path:
         if self.directory is not None:
@@ -107,6 +103,12 @@ class FileLock:
                 directory.mkdir(mode=0o700)
             _refuse_unless_ours(directory)
         return base / "locks"
+
+
+def _file_of(backend: str) -> str:
+    if not backend or "/" in backend or "\0" in backend:
+        raise InvalidValue(backend, "a backend's name must not be empty, nor contain / or NUL")
+    return f"{backend}.lock"
 
 
 def _refuse_unless_ours(directory: Path) -> None:

@@ -15,6 +15,7 @@ from .. import events
 from .._phases import Cause, Phase
 from ..defaults._file_lock import FileLock
 from ..errors import LaunchFailed, TooFewDescriptors
+from ..gallery._locking import waited_for
 from ..strategies import InstallLock
 from ._command import prepare
 from ._lock_holder import LockHolder
@@ -28,6 +29,9 @@ from ._releases import Releases
 from ._side_tasks import SideTasks
 from ._slot import Attempt, Slot
 from ._system import System
+
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at who has the install lock that is waited for."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -68,7 +72,7 @@ class Launching:
         if spec.release is not None and self.releases is not None:
             locked = (await self.releases.ensure(spec.release, partial(self.moves.wait_for, slot))).concrete_name
         self.moves.wait_for(slot, f"the install lock of {locked}")
-        lock = await self._lock(locked, pumps)
+        lock = await self._lock(slot, locked, pumps)
         try:
             # A launch blocks until its program is executed: one each time around the loop, whoever else waits.
             async with self._launching:
@@ -84,11 +88,11 @@ class Launching:
         finally:
             lock.let_go()
 
-    async def _lock(self, backend: str, nursery: trio.Nursery) -> LockHolder:
+    async def _lock(self, slot: Slot, backend: str, nursery: trio.Nursery) -> LockHolder:
         """Wait for the install lock; the built-in one takes over from one that fails."""
         holder = LockHolder(self.side, self.install_lock, backend)
         nursery.start_soon(holder.run, name=f"install lock of {backend}")
-        if await holder.acquired():
+        if await self._acquired(slot, backend, holder):
             return holder
         if isinstance(self.install_lock, FileLock) and holder.error is not None:
             raise holder.error
@@ -99,6 +103,13 @@ class Launching:
         if await holder.acquired():
             return holder
         raise holder.error or RuntimeError("the install lock was given up")
+
+    async def _acquired(self, slot: Slot, backend: str, holder: LockHolder) -> bool:
+        """Wait for the lock, and say who has it while that takes long."""
+        while True:
+            with trio.move_on_after(LOOK_AGAIN):
+                return await holder.acquired()
+            self.moves.wait_for(slot, waited_for(self.install_lock, backend))
 
     def _prepare(self, attempt: Attempt) -> None:
         spec = attempt.spec

@@ -256,13 +256,11 @@ class Supervisor(ReleaseMethods):
             raise InvalidValue(spec, "expected a trio_sup.BackendSpec, or the name of one that was defined")
         if model is not None or replica:
             raise InvalidValue(spec, "a name says by itself which slot is meant: leave out model and replica")
+        self._wishes.define_release(str(spec))
         keys = self._table.definitions_of(str(spec))
-        if keys:
-            return self._wishes.want(self._table.defined[keys[0]], keys[0], replace=replace)
-        release = self._wishes.release_called(str(spec))
-        if release is None:
+        if not keys:
             raise self._table.unknown(str(spec))
-        return self._wishes.want(release, ProcessKey(release.name, 0), replace=replace)
+        return self._wishes.want(self._table.defined[keys[0]], keys[0], replace=replace)
 
     @asynccontextmanager
     async def use(
@@ -274,14 +272,14 @@ class Supervisor(ReleaseMethods):
         one with the fewest leases is taken.
 
         Args:
-            backend: The key, model or name of what was defined or started before; or a specification, which is then
-                defined for the slot ``model#replica``.
+            backend: The key, model or name of what was defined or started before, or of a release, as with `start`; or
+                a specification, which is then defined for the slot ``model#replica``.
 
         Returns:
             A snapshot of the backend, as of the beginning of the block.
 
         Raises:
-            UnknownBackend: Nothing was ever defined under that name.
+            UnknownBackend: Nothing was ever defined, nor is installed, under that name.
             SpecConflict: The slot runs from another specification.
             GivenUp: It was given up; only an explicit start tries it again.
             NoRoom: What runs leaves no room for it, and may not be stopped.
@@ -298,6 +296,7 @@ class Supervisor(ReleaseMethods):
             raise InvalidValue(backend, "a name says by itself which slot is meant: leave out model and replica")
         else:
             identifier = str(backend)
+            self._wishes.define_release(identifier)
         slot = await self._leasing.lease(identifier)
         try:
             yield slot.snapshot()

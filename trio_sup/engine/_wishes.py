@@ -62,17 +62,21 @@ class Wishes:
         self.table.define(key, spec)
         return wanted
 
-    def release_called(self, name: str) -> BackendSpec | None:
-        """A specification of the release of that name, if it is installed or may be; None if not."""
-        if self.releases is None or "#" in name:
-            return None
+    def define_release(self, name: str) -> None:
+        """Let *name*, if nothing is defined under it, mean a backend of the release that is called so or may be."""
+        if self.releases is None or self.table.definitions_of(name) or not self._may_be_release(name, self.releases):
+            return
+        self.define(BackendSpec(name=name, release=name), ProcessKey(name, 0))
+
+    @staticmethod
+    def _may_be_release(name: str, releases: Releases) -> bool:
         try:
             check_release_name(name)
-            if not self.releases.auto_install:
-                self.releases.find(name)
+            if not releases.auto_install:
+                releases.find(name)
         except (InvalidValue, UnknownRelease):
-            return None
-        return BackendSpec(name=name, release=name)
+            return False
+        return True
 
     def _check(self, spec: BackendSpec, key: ProcessKey) -> None:
         if not isinstance(spec, BackendSpec):

@@ -127,7 +127,9 @@ class Catalogue:
     async def find(self, name: str) -> Found:
         """The concrete backend that *name* means on this machine.
 
-        A name that is not found is looked for once more in indexes that are at most a minute old.
+        A gallery that could not be read in the last ten minutes is passed over if others have something. A name that
+        is not found is looked for once more, in all galleries, in indexes that are at most a minute old; that takes
+        15 seconds at most.
 
         Args:
             name: Of an entry, or ``gallery@name``, in any case of letters.
@@ -142,32 +144,34 @@ class Catalogue:
         with suppress(UnknownEntry):
             return shelves.find(name)
         with trio.move_on_after(SECOND_LOOK):
-            shelves = await self._read(MAX_AGE_OF_A_MISS, name)
+            shelves = await self._read(MAX_AGE_OF_A_MISS, name, insist=True)
         return shelves.find(name)
 
     async def called(self, name: str) -> Sequence[IndexEntry]:
         """All entries of this name, those that do not fit this machine included; see `find` for names and errors.
 
-        None is none: nothing is raised for an unknown name.
+        An unknown name has none, which is no error.
         """
         return (await self._read(MAX_AGE, name)).called(name)
 
-    async def _read(self, max_age: float, name: str | None = None) -> Shelves:
+    async def _read(self, max_age: float, name: str | None = None, *, insist: bool = False) -> Shelves:
         """Read all galleries; only the one that *name* names, if it names one."""
         only = split_name(name)[0] if name is not None else None
+        wanted = {called: reader for called, reader in self._readers.items() if only in (None, called.lower())}
+        # A dead gallery must not hold up every other one, time and again; but if all are dead, one may have come back.
+        insist = insist or all(reader.has_nothing for reader in wanted.values())
         entries: dict[str, Sequence[IndexEntry]] = {}
         failed: dict[str, GalleryUnavailable] = {}
 
         async def read(name: str, reader: GalleryReader) -> None:
             try:
-                entries[name] = (await reader.read(max_age=max_age)).entries
+                entries[name] = (await reader.read(max_age=max_age, insist=insist)).entries
             except GalleryUnavailable as error:
                 failed[name] = error
 
         async with trio.open_nursery() as nursery:
-            for called, reader in self._readers.items():
-                if only in (None, called.lower()):
-                    nursery.start_soon(read, called, reader, name=f"gallery {called}")
+            for called, reader in wanted.items():
+                nursery.start_soon(read, called, reader, name=f"gallery {called}")
         if failed and not entries:
             reasons = [reason for error in failed.values() for reason in error.reasons]
             raise GalleryUnavailable(", ".join(failed), reasons)

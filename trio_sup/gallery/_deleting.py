@@ -18,7 +18,7 @@ from ._durable import sync_directory
 from ._identity import meant_by, metas_of
 from ._listing import Inventory
 from ._locking import locks_held
-from ._staged import Before
+from ._staged import Before, why_unmovable
 from ._store import Store
 
 
@@ -100,10 +100,10 @@ def _remove(deletion: _Deletion, store: Store) -> None:
     try:
         for path in (*deletion.metas, *deletion.releases):
             taken.append((store.trash.take(path), path))
-    except OSError:
-        for place, path in reversed(taken):
+    except OSError as error:
+        for place, away in reversed(taken):
             with suppress(OSError):
-                place.rename(path)
-        raise
+                place.rename(away)
+        raise OSError(error.errno, why_unmovable(error, path)) from error
     finally:
         sync_directory(store.backends_dir)

@@ -26,6 +26,7 @@ TIMEOUT = 120.0
 SILENCE = 30.0
 """Seconds that a server may take to accept a connection, and that may pass without a byte."""
 REDIRECTS = 10
+LONGEST_VALIDATOR = 1000
 
 
 @attrs.define(slots=False, eq=False)
@@ -118,6 +119,11 @@ class IndexFetcher:
             raise _Refused(getattr(error, "strerror", None) or str(error)) from None
 
     async def _fetch_http(self, address: str, known: Validators | None) -> Fetched:
+        try:
+            # The first one of a process loads certificates and much code: a third of a second.
+            client = await trio.to_thread.run_sync(self.client)
+        except (OSError, ValueError, ImportError) as error:  # bad certificates; a proxy that cannot be used
+            raise _Refused(str(error)) from error
         import httpx2
 
         headers = {"Accept-Encoding": "gzip"}
@@ -126,8 +132,6 @@ class IndexFetcher:
         if known is not None and known.modified:
             headers["If-Modified-Since"] = known.modified
         try:
-            # The first client of a process loads certificates and much code: a third of a second.
-            client = await trio.to_thread.run_sync(self.client)
             async with client, client.stream("GET", address, headers=headers) as response:
                 if response.status_code == HTTPStatus.NOT_MODIFIED and known is not None:
                     return Fetched(content=None, validators=known)
@@ -170,5 +174,10 @@ class _Refused(Exception):
 
 
 def _validators(address: str, response: httpx2.Response) -> Validators | None:
-    etag, modified = response.headers.get("etag"), response.headers.get("last-modified")
+    etag, modified = map(_sendable, (response.headers.get("etag"), response.headers.get("last-modified")))
     return Validators(address=address, etag=etag, modified=modified) if etag or modified else None
+
+
+def _sendable(value: str | None) -> str | None:
+    """Some servers send what they would not accept; then it is asked for without."""
+    return value if value and value.isascii() and value.isprintable() and len(value) <= LONGEST_VALIDATOR else None

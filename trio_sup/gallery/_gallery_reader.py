@@ -25,12 +25,10 @@ class _Round:
     Attributes:
         asked: Whether it came to asking the sources, and that to an end; a copy on disk may have been enough for the
             one whose task it is, and that one may be cancelled.
-        reasons: Why each source failed; empty if one did not.
     """
 
     done: trio.Event = attrs.field(factory=trio.Event)
     asked: bool = False
-    reasons: Sequence[str] = ()
 
 
 class GalleryReader:
@@ -68,6 +66,7 @@ class GalleryReader:
         self._copy: Copy | None = None
         self._round: _Round | None = None
         self._failed_at: float | None = None
+        self._reasons: Sequence[str] = ()
         self._notes: Sequence[str] = ()
 
     @property
@@ -75,11 +74,19 @@ class GalleryReader:
         """What was wrong when it was last read: sources that failed, entries left out, that a copy was served."""
         return (*self._notes, *(self._copy.index.problems if self._copy else ()))
 
-    async def read(self, *, max_age: float) -> Index:
+    @property
+    def has_nothing(self) -> bool:
+        """Whether not one source could be read a short while ago, and there is no copy."""
+        return self._copy is None and self._failed_lately(self._now())
+
+    async def read(self, *, max_age: float, insist: bool = False) -> Index:
         """The index, as it was at most *max_age* seconds ago; 0 asks the gallery in any case.
 
         If no source can be read, an earlier copy is served, however old. Then the sources are left alone for the
         length of a cool-down, unless *max_age* is 0. Files are looked at every time.
+
+        Args:
+            insist: Whether to ask again although it `has_nothing`, rather than to fail at once for the same reasons.
 
         Raises:
             GalleryUnavailable: No source can be read, and there is no copy.
@@ -87,6 +94,8 @@ class GalleryReader:
         Cancellation: another one who waits for the same goes on in its place.
         """
         await trio.lowlevel.checkpoint()
+        if self.has_nothing and max_age > 0 and not insist:
+            raise GalleryUnavailable(self.gallery.name, self._reasons)
         while not self._is_fresh(max_age):
             current = self._round
             if current is None:
@@ -95,7 +104,7 @@ class GalleryReader:
                 await current.done.wait()
             if current.asked:
                 if self._copy is None:
-                    raise GalleryUnavailable(self.gallery.name, current.reasons)
+                    raise GalleryUnavailable(self.gallery.name, self._reasons)
                 break
         assert self._copy is not None
         return self._copy.index
@@ -105,9 +114,10 @@ class GalleryReader:
             return False
         now = self._now()
         # Later than now, if the clock was set back: then nobody knows how old it is.
-        return 0 <= now - self._copy.current_at <= max_age or (
-            self._failed_at is not None and 0 <= now - self._failed_at < COOL_DOWN
-        )
+        return 0 <= now - self._copy.current_at <= max_age or self._failed_lately(now)
+
+    def _failed_lately(self, now: float) -> bool:
+        return not self._local and self._failed_at is not None and 0 <= now - self._failed_at < COOL_DOWN
 
     async def _go_round(self, max_age: float) -> _Round:
         current = self._round = _Round()
@@ -115,15 +125,15 @@ class GalleryReader:
             if self._copy is None and self._cache is not None:
                 self._copy = await trio.to_thread.run_sync(self._load, self._cache, limiter=self._limiter)
             if not self._is_fresh(max_age):
-                current.reasons = await self._ask()
+                await self._ask()
                 current.asked = True
         finally:
             self._round = None
             current.done.set()
         return current
 
-    async def _ask(self) -> Sequence[str]:
-        """Ask one source after the other until one has an index. Returns why each failed; nothing if one did not."""
+    async def _ask(self) -> None:
+        """Ask one source after the other until one has an index; note what went wrong."""
         first = self._cool_downs.worth_a_try(self._sources)
         passed_over = [source for source in self._sources if source not in first]
         known = self._copy.validators if self._copy else None
@@ -134,20 +144,21 @@ class GalleryReader:
                 fetched = await self._fetcher.fetch(source, known)
                 self._copy, note = await trio.to_thread.run_sync(self._take_in, fetched, limiter=self._limiter)
             except (NotFetched, NotAnIndex) as error:
-                self._cool_downs.failed(source)
                 reasons.append(str(error) if isinstance(error, NotFetched) else f"{shown(source)}: {error}")
+                if path_of(source) is None:  # a file costs nothing to look at
+                    self._cool_downs.failed(source)
                 continue
             self._cool_downs.succeeded(source)
             self._failed_at = None
             self._notes = [f"{reason} (read from {shown(source)} instead)" for reason in reasons]
             self._notes += [note] if note else []
-            return []
+            return
         self._failed_at = self._now()
+        self._reasons = reasons
         self._notes = [f"it could not be read: {'; '.join(reasons)}"]
         if self._copy is not None:
             age = in_words(round(max(self._failed_at - self._copy.current_at, 0)))
             self._notes = [f"{self._notes[0]}. What is known of it is {age} old"]
-        return reasons
 
     # ---- in a thread
 

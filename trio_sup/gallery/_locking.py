@@ -38,7 +38,7 @@ async def locks_held(lock: InstallLock, keys: Iterable[str], *, waiting: Callabl
     async def tell() -> None:
         await trio.sleep(PATIENCE)
         while True:
-            waiting(_in_words(lock, wanted))
+            waiting(waited_for(lock, wanted))
             await trio.sleep(TELL_EVERY)
 
     # The nursery is the outermost block, since locks of plugins may have blocks of their own that end with theirs.
@@ -67,7 +67,8 @@ async def locks_held(lock: InstallLock, keys: Iterable[str], *, waiting: Callabl
             failed = None
 
 
-def _in_words(lock: Any, key: str) -> str:
+def waited_for(lock: Any, key: str) -> str:
+    """What is waited for when *key* is, and who has it, as far as *lock* can say that."""
     name = key.removesuffix("~install")
     what = f"another installation of {name}" if name != key else f"the install lock of {name}"
     holders: Sequence[str] = ()

@@ -30,7 +30,7 @@ _VENDORS: Mapping[str, Vendor] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086":
 _PRIORITY: tuple[Vendor, ...] = ("nvidia", "amd", "intel")
 _CARD = re.compile(r"card\d+")
 _DISPLAY_CLASS = "0x03"
-_A_SIZE = re.compile(r"[0-9]+|\[.+\]|N/A")  # MiB, or why there is no number
+_A_SIZE = re.compile(r"[0-9]{1,9}|\[.+\]|N/A")  # MiB, or why there is no number
 _PREFETCHABLE_MEMORY = 0x2200  # flags of a line in the "resource" file of a PCI device
 
 
@@ -52,7 +52,7 @@ async def detect_capability(
         system: What the kernel calls itself.
         processor: What the kernel calls the processor.
 
-    Cancellation: ends soon; no process remains.
+    Cancellation: ends soon; no process remains that can be ended.
     """
     environ = os.environ if environ is None else environ
     forced = environ.get(FORCED, "").strip()
@@ -76,7 +76,7 @@ def _from_files(root: Path) -> Machine:
         # A processor of one vendor often has a small GPU of its own beside the large one of another.
         vendor=next((vendor for vendor in _PRIORITY if vendor in found), None),
         vram_bytes=sum(_memory_of_cards(root)),
-        cuda=frozenset(version for version in (12, 13) if (root / f"usr/local/cuda-{version}").is_dir()),
+        cuda=frozenset(version for version in (12, 13) if os.path.isdir(root / f"usr/local/cuda-{version}")),
     )
 
 

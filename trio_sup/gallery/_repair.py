@@ -53,7 +53,7 @@ class Repair:
         done += await trio.to_thread.run_sync(self._throw_old_away)
         for problem in await self.trash.sweep():
             logger.warning("%s", problem)
-        return done
+        return tuple(done)
 
     # ---- our own
 

@@ -32,7 +32,7 @@ def search(
             continue
         if capability is not None and not fits(entry, capability):
             continue
-        tags = [tag.lower() for tag in entry.tags]
+        tags = [word.lower() for word in entry.tags]
         if wanted_tag is not None and wanted_tag not in tags:
             continue
         said = "\n".join((entry.name, entry.alias or "", entry.description, *tags)).lower()

@@ -87,16 +87,16 @@ class Staged:
         except OSError as error:
             for part in reversed(done):
                 box.take_back(part.name, part.live)
-            raise InstallFailed(self._what, _in_words(error, part.live)) from error
+            raise InstallFailed(self._what, why_unmovable(error, part.live)) from error
 
 
-def _in_words(error: OSError, live: Path) -> str:
+def why_unmovable(error: OSError, live: Path) -> str:
+    """In words, why what is at *live* cannot be moved away."""
     if error.errno == errno.EXDEV:
         return (
-            f"{live} cannot be replaced in one step: it is on another file system than the directory it is in, or in a "
-            "lower layer of an overlay, as what came with the image of a container is. Delete it, or use another "
-            "backends_dir"
+            f"{live} cannot be moved: it is on another file system than what is around it, or in a lower layer of an "
+            "overlay, as what came with the image of a container is. Remove it by hand, or use another backends_dir"
         )
     if error.errno == errno.EBUSY:
-        return f"{live} cannot be replaced: a file system is mounted there"
-    return f"{live} cannot be replaced: {error.strerror}"
+        return f"{live} cannot be moved: a file system is mounted there"
+    return f"{live} cannot be moved: {error.strerror}"

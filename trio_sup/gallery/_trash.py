@@ -64,7 +64,7 @@ class Trash:
                 continue  # somebody else sweeps as well
             except OSError as error:
                 problems.append(f"{path} cannot be removed: {error.strerror}")
-        return problems
+        return tuple(problems)
 
     def _remove(self, path: Path) -> Sequence[str]:
         if path.is_symlink() or not path.is_dir():

@@ -8,15 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+import trio
 
+from .._releases import Release
 from .._restart_schedule import Schedule, play
 from .._structuring import below
 from .._units import in_words
 from .._values import Choice
 from .._wording import counted
+from ..engine._command import RUN_SCRIPT
+from ..engine._gallery_parts import detected
 from ..engine._plugins import Plugins
 from ..errors import ConfigError
 from ._config import Config, ConfiguredBackend
+from ._gallery_config import find_release
+from ._release_words import called
 
 _STORIES: Mapping[str, Mapping[str, Any]] = {
     "failed starts": {"ready_for": None},
@@ -37,7 +43,10 @@ def show_check(config: Config, plugins: Plugins, *, as_json: bool) -> None:
         ConfigError: A restart policy cannot decide; names every backend that it is to decide for.
     """
     schedules = _Schedules(config, plugins)
-    entries = [_Entry.of(backend, config, schedules.of(backend)) for backend in config.backends]
+    releases = _releases(config)
+    entries = [
+        _Entry.of(backend, config, schedules.of(backend), releases.get(backend.name)) for backend in config.backends
+    ]
     if schedules.problems:
         raise ConfigError(str(config.path), schedules.problems)
     if as_json:
@@ -84,12 +93,31 @@ def _restart_policy(backend: ConfiguredBackend, config: Config) -> Choice:
     return chosen
 
 
+def _releases(config: Config) -> Mapping[str, Release | None]:
+    """For each backend that runs one, the installed release; None if it is to be installed first."""
+    names = {backend.name: backend.release for backend in config.backends if backend.release is not None}
+    galleries = config.galleries
+    if not names or galleries is None:
+        return {}
+    galleries = trio.run(detected, galleries)
+    return {
+        backend: find_release(galleries, name, galleries.capability or "default")[0] for backend, name in names.items()
+    }
+
+
 @attrs.frozen(kw_only=True)
 class _Entry:
-    """What one backend comes to."""
+    """What one backend comes to.
+
+    Attributes:
+        wanted: The name of the release that it runs; None if it runs none.
+        release: What is installed of that.
+    """
 
     name: str
     keys: Sequence[str]
+    wanted: str | None
+    release: Release | None
     command: Sequence[str]
     probe: str
     stop_policy: str
@@ -97,11 +125,23 @@ class _Entry:
     schedules: Mapping[str, Schedule]
 
     @classmethod
-    def of(cls, backend: ConfiguredBackend, config: Config, schedules: Mapping[str, Schedule]) -> _Entry:
+    def of(
+        cls,
+        backend: ConfiguredBackend,
+        config: Config,
+        schedules: Mapping[str, Schedule],
+        release: Release | None,
+    ) -> _Entry:
+        program: Sequence[str] = ()
+        if backend.release is not None:
+            directory = release.directory if release is not None else None
+            program = [str(directory / RUN_SCRIPT) if directory is not None else RUN_SCRIPT]
         return cls(
+            wanted=backend.release,
+            release=release,
             name=backend.name,
             keys=[str(key) for key in backend.process_keys()],
-            command=backend.command,
+            command=[*program, *backend.command],
             probe=backend.readiness.probe.name,
             stop_policy=(backend.stop_policy or config.settings.stop_policy).name,
             restart_policy=_restart_policy(backend, config).name,
@@ -112,6 +152,7 @@ class _Entry:
         return {
             "name": self.name,
             "keys": self.keys,
+            "release": self._release_for_programs(),
             "command": list(self.command),
             "probe": self.probe,
             "stop_policy": self.stop_policy,
@@ -127,9 +168,25 @@ class _Entry:
             },
         }
 
+    def _release_for_programs(self) -> dict[str, Any] | None:
+        if self.wanted is None:
+            return None
+        release = self.release
+        return {
+            "name": self.wanted,
+            "installed": release is not None,
+            "concrete": release.concrete if release is not None else None,
+            "version": release.metadata.version if release is not None else None,
+            "directory": str(release.directory) if release is not None else None,
+        }
+
     def for_people(self) -> Iterator[str]:
         keys = self.keys if len(self.keys) <= _SHOWN_KEYS else [self.keys[0], "…", self.keys[-1]]
         yield f"{self.name} ({', '.join(keys)})"
+        if self.wanted is not None:
+            missing = f"{self.wanted}, which is not installed; its first start installs it"
+            found = called(self.release) if self.release is not None else missing
+            yield f"  release         {found}"
         yield f"  command         {shlex.join(self.command)}"
         yield f"  probe           {self.probe}"
         yield f"  stop policy     {self.stop_policy}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 from ..engine._loading import PluginProblem, load_plugins
 from ..engine._plugins import PluginError, Plugins
 from ..errors import ConfigError
 from ._config import TOP_LEVEL
+from ._warnings import warn
 
 _NOT = "no:"
 
@@ -65,8 +65,3 @@ def problem_with(plugins: Plugins, plugin: str, why: str) -> PluginProblem:
     """A problem that says where the plugin came from."""
     error = plugins.error(plugin, why)
     return PluginProblem(plugin, why, error.distribution, error.version)
-
-
-def warn(text: str) -> None:
-    """Tell it on stderr, as something that does not stop the command."""
-    print(f"trio-sup: warning: {text}", file=sys.stderr)

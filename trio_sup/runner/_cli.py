@@ -11,16 +11,13 @@ from cyclopts import App, CycloptsError, Parameter
 
 from .. import __version__
 from ..errors import ConfigError, TrioSupError
+from ._default_config import DEFAULT_CONFIG
+from ._gallery_cli import COMMANDS, add_gallery_commands
 from ._leaves import leaves
+from ._option_types import ConfigFile, Flag, PluginOption
+from ._warnings import warn
 
-Flag = Annotated[bool, Parameter(negative="")]
-ConfigFile = Annotated[Path, Parameter(name=["--config", "-c"])]
-PluginOption = Annotated[
-    tuple[str, ...],
-    Parameter(name=["--plugin", "-p"], negative="", consume_multiple=False, show_default=False),
-]
-_DEFAULT_CONFIG = Path("trio-sup.toml")
-_OWN = frozenset({"run", "check", "why", "demo", "plugins"})
+_OWN = frozenset({"run", "check", "why", "demo", "plugins"}) | COMMANDS
 
 
 def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
@@ -60,7 +57,7 @@ def _complain(text: str) -> None:
 
 
 def _with_plugin_commands(app: App, arguments: list[str]) -> object:
-    from ._chosen_plugins import ChosenPlugins, warn
+    from ._chosen_plugins import ChosenPlugins
     from ._plugin_commands import failure, usable_commands
 
     chosen = ChosenPlugins([], os.environ)
@@ -94,7 +91,7 @@ def _app(guard_pid: int | None) -> App:
     @app.command
     def run(
         *,
-        config: ConfigFile = _DEFAULT_CONFIG,
+        config: ConfigFile = DEFAULT_CONFIG,
         state_dir: Path | None = None,
         quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
         json: Flag = False,
@@ -132,10 +129,11 @@ def _app(guard_pid: int | None) -> App:
         return run_backends(checked, chosen.plugins, state_dir, quiet=quiet, as_json=json, guard_pid=guard_pid)
 
     @app.command
-    def check(*, config: ConfigFile = _DEFAULT_CONFIG, json: Flag = False, plugin: PluginOption = ()) -> int:
+    def check(*, config: ConfigFile = DEFAULT_CONFIG, json: Flag = False, plugin: PluginOption = ()) -> int:
         """Read the configuration as `run` does, start nothing, and tell what each backend comes to.
 
-        For each backend: its processes, command, probe and stop policy, and when it would be restarted and given up.
+        For each backend: its processes, release, command, probe and stop policy, and when it would be restarted and
+        given up.
         Exits with 2 if the configuration cannot be used, and says all that is wrong with it.
 
         Parameters
@@ -164,7 +162,7 @@ def _app(guard_pid: int | None) -> App:
         /,
         *,
         every: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,
-        config: ConfigFile = _DEFAULT_CONFIG,
+        config: ConfigFile = DEFAULT_CONFIG,
         state_dir: Path | None = None,
         json: Flag = False,
     ) -> int:
@@ -190,7 +188,7 @@ def _app(guard_pid: int | None) -> App:
         return tell_why(key, config=config, state_dir=state_dir, environ=os.environ, every=every, as_json=json)
 
     @app.command
-    def plugins(*, config: ConfigFile = _DEFAULT_CONFIG, json: Flag = False, plugin: PluginOption = ()) -> int:
+    def plugins(*, config: ConfigFile = DEFAULT_CONFIG, json: Flag = False, plugin: PluginOption = ()) -> int:
         """List the plugins: where they come from, which hooks they answer, what they offer and what is in use.
 
         Exits with 1 if one cannot be used.
@@ -213,7 +211,7 @@ def _app(guard_pid: int | None) -> App:
         chosen = ChosenPlugins(plugin, os.environ)
         problems = (*chosen.problems, *usable_commands(chosen.plugins, _OWN)[1])
         read, unusable = None, False
-        if config != _DEFAULT_CONFIG or config.exists():
+        if config != DEFAULT_CONFIG or config.exists():
             try:
                 read = read_config(config, os.environ, chosen.plugins, chosen.problems)
             except ConfigError as error:
@@ -237,4 +235,5 @@ def _app(guard_pid: int | None) -> App:
 
         return run_demo(as_json=json)
 
+    add_gallery_commands(app)
     return app

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import attrs
 
 from .._dependencies import find_cycle
+from .._releases import UnpackLimits
 from .._resolution import resolve
 from .._structuring import InvalidTable, below, structure
 from .._units import byte_count, seconds_above_zero
@@ -33,15 +34,18 @@ from .._wording import did_you_mean
 from ..engine._command import check
 from ..engine._loading import PluginProblem, names_of
 from ..engine._plugins import Kind, Plugins
-from ..errors import ConfigError, DependencyCycle, InvalidCommand, InvalidOptions, InvalidValue, TrioSupError
+from ..errors import ConfigError, DependencyCycle, InvalidCommand, InvalidValue, TrioSupError
+from ..gallery._settings import Galleries
+from ._default_config import DEFAULT_CONFIG
+from ._gallery_config import GalleriesTable, find_release, read_table, strategies_of
+from ._made_strategy import Chosen, make_or_explain
 from ._overrides import apply_overrides
+from ._salvage import structure_what_is_right
 
 MAX_REPLICAS = 1000
 
 T = TypeVar("T")
 
-Chosen = tuple[Kind, Any, str]
-"""A strategy that is chosen: of which kind, the choice, and where it stands in its table."""
 
 _EXAMPLE = """\
 there is no such file. Give another one with -c, or make it; this is enough to begin with:
@@ -84,7 +88,7 @@ class Group:
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What stands at the top of the file, `backends` apart."""
+    """What stands at the top of the file, `backends` and `galleries` apart."""
 
     state_dir: Path | None = None
     log_dir: Path | None = None
@@ -147,29 +151,37 @@ class Config:
     """A configuration that was checked as far as it can be without starting anything.
 
     Attributes:
+        galleries: None if there is no such table, and no backend needs one.
         sections: The tables of plugins, by name, each made by its plugin's class.
     """
 
     path: Path
     settings: Settings
     backends: tuple[ConfiguredBackend, ...]
+    galleries: Galleries | None = None
     sections: Mapping[str, object] = attrs.field(factory=dict)
 
     def strategies(self) -> Iterable[tuple[Kind, Any]]:
         """Every strategy it chooses: its kind, and the choice."""
-        chosen = chain(self.settings.strategies(), *(backend.strategies() for backend in self.backends))
+        chosen = chain(
+            self.settings.strategies(),
+            () if self.galleries is None else strategies_of(self.galleries),
+            *(backend.strategies() for backend in self.backends),
+        )
         return ((kind, choice) for kind, choice, _ in chosen)
 
 
 _KNOWN: Mapping[tuple[str, ...], type] = {
     (): Settings,
     ("groups", "*"): Group,
+    ("galleries",): GalleriesTable,
+    ("galleries", "limits"): UnpackLimits,
     ("backends", "*"): ConfiguredBackend,
     ("backends", "*", "readiness"): Readiness,
     ("backends", "*", "logs"): LogSettings,
     ("backends", "*", "liveness"): Liveness,
 }
-TOP_LEVEL = frozenset({"backends", *(field.name for field in attrs.fields(Settings))})
+TOP_LEVEL = frozenset({"backends", "galleries", *(field.name for field in attrs.fields(Settings))})
 """Keys at the top of the file that no plugin can have."""
 
 
@@ -185,10 +197,15 @@ def read_config(
     Raises:
         ConfigError: It cannot be used; names every problem with its path.
     """
-    return interpret(_load(path), path, environ, plugins, failed)
+    return interpret(load_table(path), path, environ, plugins, failed)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_table(path: Path) -> dict[str, Any]:
+    """Read the file at *path*, which must be TOML.
+
+    Raises:
+        ConfigError: It cannot be read, or is none.
+    """
     try:
         return tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
@@ -223,25 +240,27 @@ def interpret(
     plugins = plugins or Plugins()
     classes = {name: cls for name, cls in plugins.sections.items() if name not in TOP_LEVEL}
     overrides = apply_overrides(table, environ, {**_KNOWN, **{(name,): cls for name, cls in classes.items()}})
-    reader = _Reader(path.absolute().parent, plugins)
+    reader = _Reader(path, plugins)
     reader.drop_unknown(table, {*TOP_LEVEL, *classes})
-    tables = table.pop("backends", {})
+    tables, about_galleries = table.pop("backends", {}), table.pop("galleries", None)
     sections = reader.sections({name: table.pop(name, None) for name in classes}, classes)
     settings = reader.settings(table)
     reader.check_required(settings.required_plugins, failed)
     backends = reader.backends(tables, settings)
+    galleries = reader.galleries(about_galleries, backends, environ)
     problems = [*overrides.problems, *map(overrides.attribute, reader.problems)]
     if problems:
         raise ConfigError(str(path), problems)
-    return Config(path=path, settings=settings, backends=backends, sections=sections)
+    return Config(path=path, settings=settings, backends=backends, galleries=galleries, sections=sections)
 
 
 class _Reader:
     """Reads what it can and notes what it cannot, so that one problem does not hide the next."""
 
-    def __init__(self, folder: Path, plugins: Plugins) -> None:
+    def __init__(self, path: Path, plugins: Plugins) -> None:
         self.problems: list[str] = []
-        self._folder = folder
+        self._path = path
+        self._folder = path.absolute().parent
         self._plugins = plugins
 
     def drop_unknown(self, table: dict[str, Any], known: Iterable[str]) -> None:
@@ -324,6 +343,42 @@ class _Reader:
         self._check_relations(backends, settings)
         return backends
 
+    def galleries(
+        self, table: object, backends: Sequence[ConfiguredBackend], environ: Mapping[str, str]
+    ) -> Galleries | None:
+        """Where releases are, if that is said, or if one of *backends* needs to know it."""
+        if table is None and all(backend.release is None for backend in backends):
+            return None
+        galleries, problems = read_table({} if table is None else table, self._folder, environ)
+        self.problems += problems
+        if galleries is not None:
+            for kind, choice, where in strategies_of(galleries):
+                self._check_strategy(kind, choice, f"galleries.{where}")
+            if not problems:
+                self._check_releases(galleries, backends)
+        return galleries
+
+    def _check_releases(self, galleries: Galleries, backends: Sequence[ConfiguredBackend]) -> None:
+        """Complain about releases that are not there, unless they are to be installed when they are wanted."""
+        for backend in backends:
+            if backend.release is None:
+                continue
+            try:
+                release, why_not = find_release(galleries, backend.release)
+            except OSError as error:
+                self.problems.append(f"galleries.backends_dir: cannot be read: {error}")
+                return
+            if release is None and not galleries.auto_install:
+                self.problems.append(
+                    f"{below('backends', backend.name)}.release: {why_not}. Install it with "
+                    f"`trio-sup install {backend.release}{self._named_config()}`, or have that done when it is "
+                    "started: galleries.auto_install = true"
+                )
+
+    def _named_config(self) -> str:
+        """The option that makes another command read the same file."""
+        return "" if self._path == DEFAULT_CONFIG else f" -c {shlex.quote(str(self._path))}"
+
     def _check_relations(self, backends: Sequence[ConfiguredBackend], settings: Settings) -> None:
         """Complain about needs and groups that mean nothing, and about needs that go round in a circle."""
         specs = [(key, backend) for backend in backends for key in backend.process_keys()]
@@ -353,6 +408,10 @@ class _Reader:
         inherited = {"host": settings.host, "token": settings.token}
         given = {key: value for key, value in inherited.items() if value is not None} | {**table, "name": name}
         stand_in = {"name": "x" + re.sub(r"[^A-Za-z0-9]", "-", name), "command": ["true"]}
+        if "release" not in given and given.get("command", []) == []:
+            why = "a command must not be empty" if "command" in given else "missing"
+            self.problems.append(f"{path}.command: {why}; give the program and its arguments, or a release to run")
+            given["command"] = stand_in["command"]
         backend = self._structure(ConfiguredBackend, given, path, stand_in)
         if backend is None:
             return None
@@ -367,36 +426,26 @@ class _Reader:
     def _structure(
         self, cls: type[T], table: Mapping[str, Any], path: str, stand_in: Mapping[str, Any] = MappingProxyType({})
     ) -> T | None:
-        """Make a *cls* of what is right in *table*, so that its other parts can be looked at as well.
-
-        *stand_in* has what cannot be left out.
-        """
-        try:
-            return structure(cls, table, path)
-        except InvalidTable as error:
-            self.problems += error.problems
-            with contextlib.suppress(InvalidTable):
-                return structure(cls, {**stand_in, **_without_wrong(table, path, error.problems)}, path)
-        return None
+        made, problems = structure_what_is_right(cls, table, path, stand_in)
+        self.problems += problems
+        return made
 
     def _in_folder(self, backend: ConfiguredBackend) -> ConfiguredBackend:
         """Relative paths are relative to the folder of the file, wherever the command was given."""
+        # A release is run in its own directory.
+        folder = self._folder if backend.release is None else None
         return attrs.evolve(
             backend,
-            cwd=self._folder / (backend.cwd or ""),
+            cwd=self._folder / backend.cwd if backend.cwd is not None else folder,
             env_file=backend.env_file and self._folder / backend.env_file,
             directory=backend.directory and self._folder / backend.directory,
         )
 
     def _check_strategy(self, kind: Kind, choice: Any, path: str) -> object | None:
         """Make the strategy, to see whether that works."""
-        try:
-            return self._plugins.make(kind, choice)
-        except InvalidOptions as error:
-            self.problems += [f"{path}.{problem}" for problem in error.problems]
-        except TrioSupError as error:
-            self.problems.append(f"{path}: {error}")
-        return None
+        made, problems = make_or_explain(self._plugins, kind, choice, path)
+        self.problems += problems
+        return made
 
     def _check_preparation(self, preparation: Any, choice: Any, backend: ConfiguredBackend, path: str) -> None:
         try:
@@ -416,13 +465,3 @@ class _Reader:
             self.problems.append(f"{path}: {error}")
         except OSError as error:
             self.problems.append(f"{path}.command: {error.strerror}: {error.filename}")
-
-
-def _without_wrong(table: Mapping[str, Any], path: str, problems: Sequence[str]) -> dict[str, Any]:
-    """*table* without the values that one of *problems* is about."""
-    result = {}
-    for key, value in table.items():
-        place = below(path, key)
-        if not any(problem.startswith((f"{place}:", f"{place}[")) for problem in problems):
-            result[key] = _without_wrong(value, place, problems) if isinstance(value, Mapping) else value
-    return result

@@ -10,6 +10,7 @@ from .._values import Choice
 from ..engine._loading import PluginProblem
 from ..engine._plugins import HOOK_OF, Plugins
 from ._config import Config
+from ._table import table
 
 _NOTHING = "-"
 
@@ -29,7 +30,7 @@ def show_plugins(plugins: Plugins, problems: Sequence[PluginProblem], config: Co
         ]
         print(json.dumps({"plugins": entries, "problems": failed}, indent=2))
         return
-    print("\n".join(_table(_rows(entries, config is not None))))
+    print("\n".join(table(_rows(entries, config is not None))))
     if problems:
         print("\nNot loaded, or not wholly:")
         for problem in problems:
@@ -68,8 +69,3 @@ def _rows(entries: Iterable[Mapping[str, Any]], with_use: bool) -> list[list[str
 
 def _listed(names: Mapping[str, Sequence[str]], hook: str) -> str:
     return ", ".join(names.get(hook, ())) or _NOTHING
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -17,14 +16,23 @@ from .._values import ProcessKey
 from ..engine import EventStream, Output, Supervisor, open_supervisor
 from ..engine._plugins import Plugins
 from ..errors import SignificantEnded, TrioSupError
-from ..events import BackendEvent, BackendExited, BackendGivenUp, BackendGone, BackendReady, BackendStopFailed
+from ..events import (
+    BackendEvent,
+    BackendExited,
+    BackendGivenUp,
+    BackendGone,
+    BackendReady,
+    BackendStopFailed,
+    InstallProgressed,
+)
 from ._closing_report import closing_report
 from ._config import Config
 from ._descriptors import raise_limit
 from ._event_lines import for_people, for_programs, stamped
+from ._install_display import InstallNews
 from ._lines import EndOf, Json, Line, Prefixed, Renderer
 from ._logging import shown_log
-from ._signals import Signals
+from ._signals import Signals, end_signals
 from ._state_directory import default_state_dir, locked
 from ._writer import OWN, Writer
 
@@ -66,6 +74,7 @@ class _Runner:
         width = max(len(str(key)) for backend in config.backends for key in backend.process_keys())
         self._stdout = Writer(1, Renderer(Json() if as_json else Prefixed(width)), self._stdout_failed)
         self._stderr = Writer(2, Renderer(Prefixed()), lambda why: None)
+        self._news = InstallNews()
         self._starting = 0
         self._stopping = False
         self._supervisor: Supervisor | None = None
@@ -81,7 +90,7 @@ class _Runner:
             writers.start_soon(self._stdout.run)
             writers.start_soon(self._stderr.run)
             with shown_log(self._say):
-                await self._supervise(_end_signals(), guard_pid, child_descriptor_limit)
+                await self._supervise(end_signals(), guard_pid, child_descriptor_limit)
                 await self._finish()
             writers.cancel_scope.cancel(reason="nobody reads the rest")
         return 1 if self._failed or self._surviving else 0
@@ -113,6 +122,7 @@ class _Runner:
             state_dir=self._state_dir,
             ports=settings.ports,
             install_lock=settings.install_lock,
+            galleries=self._config.galleries,
             stop_policy=settings.stop_policy,
             restart_policy=settings.restart_policy,
             groups={name: group.restart for name, group in settings.groups.items()},
@@ -153,7 +163,7 @@ class _Runner:
         async for event in events:
             if self._as_json:
                 self._put_line(self._stdout, for_programs(event))
-            text = for_people(event)
+            text = self._news.text(event.progress) if isinstance(event, InstallProgressed) else for_people(event)
             if text is not None:
                 self._put_line(self._stderr, stamped(text, event.time))
             if isinstance(event, BackendStopFailed):
@@ -241,9 +251,3 @@ class _Runner:
 
 def _was_starting(report: ExitReport) -> bool:
     return report.phase is Phase.STARTING
-
-
-def _end_signals() -> Signals:
-    # Under nohup the end of the terminal is not to be the end of the run.
-    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-    return Signals(signal.SIGINT, signal.SIGTERM, *hangup)

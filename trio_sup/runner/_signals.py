@@ -39,3 +39,10 @@ class Signals:
     def _note(self, number: signal.Signals) -> None:
         self._arrived.append(number)
         self._news.set()
+
+
+def end_signals() -> Signals:
+    """Those that end a command: SIGINT, SIGTERM, and SIGHUP unless it is ignored."""
+    # Under nohup the end of the terminal is not to be the end of the command.
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return Signals(signal.SIGINT, signal.SIGTERM, *hangup)

@@ -37,17 +37,16 @@ class Fault:
 
 @attrs.define
 class Proxy:
-    """Attributes:
-    asked: What was asked of it, in order.
-    at_once: How many requests for blobs it was answering at the same time, at most.
+    """What runs in front of a registry.
+
+    Attributes:
+        asked: What was asked of it, in order.
     """
 
     registry: Registry
     faults: Sequence[Fault] = ()
     port: int = 0
     asked: list[Asked] = attrs.field(factory=list)
-    running: int = 0
-    at_once: int = 0
 
     def reference(self, image: str) -> str:
         return f"oci://127.0.0.1:{self.port}/{image}"
@@ -88,14 +87,9 @@ async def _passed_on(client: httpx2.AsyncClient, proxy: Proxy, asked: Asked) -> 
     back = [(name, value) for name, value in response.headers.items() if name.lower() in PASSED_BACK]
 
     async def body() -> AsyncGenerator[bytes, None]:
-        proxy.running += 1
-        proxy.at_once = max(proxy.at_once, proxy.running)
-        try:
-            for start in range(0, len(data), CHUNK):
-                yield data[start : start + CHUNK]
-                await trio.lowlevel.checkpoint()
-        finally:
-            proxy.running -= 1
+        for start in range(0, len(data), CHUNK):
+            yield data[start : start + CHUNK]
+            await trio.lowlevel.checkpoint()
 
     return Answer(status=response.status_code, headers=back, body=body() if "/blobs/" in asked.path else data)
 

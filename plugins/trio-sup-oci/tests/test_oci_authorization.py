@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx2
 import pytest
 import trio
 from oci_images import RUN, image
@@ -17,7 +19,9 @@ from oci_registry import PASSWORD, USER, Registry, running_registry
 from oci_server import Answer, Asked, serve
 from oci_tokens import IDENTITY_TOKEN, ISSUER, SERVICE, Signer, TokenServer, token_server
 from trio_sup_oci import Registries, _authorization, _http
-from trio_sup_oci._errors import DownloadFailed
+from trio_sup_oci._reference import parse_reference
+
+from trio_sup import DownloadFailed
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")
 
@@ -265,12 +269,36 @@ async def test_cancellation_while_a_token_server_hangs(by_token: ByToken) -> Non
             nursery.cancel_scope.cancel()
 
 
+async def test_a_token_that_was_renewed_for_another_part_is_used() -> None:
+    reference = parse_reference("oci://quay.io/a/b")
+    known: _authorization.Known = {}
+    async with httpx2.AsyncClient() as client:
+        authorization = _authorization.Authorization(
+            reference, client=client, known=known, insecure=(), tries=_http.Tries(retries=0), what="x"
+        )
+        key = ("quay.io", "repository:a/b:pull")
+        known[key] = _authorization.Shown("Bearer old")
+        flow = authorization.async_auth_flow(httpx2.Request("GET", "https://quay.io/v2/a/b/blobs/x"))
+        async with aclosing(flow):
+            request = await anext(flow)
+            assert request.headers["authorization"] == "Bearer old"
+            known[key] = _authorization.Shown("Bearer new")
+            again = await flow.asend(httpx2.Response(401, request=request))
+            assert again.headers["authorization"] == "Bearer new"
+
+
 # ---- registries that want something odd
+
+
+async def endless() -> AsyncGenerator[bytes, None]:
+    while True:
+        yield b"x" * 65536
+        await trio.lowlevel.checkpoint()
 
 
 async def challenged(challenge: str) -> DownloadFailed:
     async def refuses(asked: Asked) -> Answer:
-        return Answer(status=401, headers=[("WWW-Authenticate", challenge)], body=b"x" * 10_000_000)
+        return Answer(status=401, headers=[("WWW-Authenticate", challenge)], body=endless())
 
     async with serve(refuses) as port:
         error = await failure_of(Registries(), f"oci://127.0.0.1:{port}/a/b:v1")
@@ -300,17 +328,32 @@ async def test_what_cannot_be_answered_is_a_clear_error(
     assert complaint in (await challenged(challenge)).why
 
 
-async def test_credentials_go_to_no_host_that_a_registry_leads_to(log_in: Callable[..., None]) -> None:
+async def test_of_a_refusal_without_end_only_the_beginning_is_read(log_in: Callable[..., None]) -> None:
+    async def refuses_first(asked: Asked) -> Answer:
+        if asked.method == "HEAD":
+            return Answer(status=405)
+        if "authorization" not in asked.headers:
+            return Answer(status=401, headers=[("WWW-Authenticate", "Basic")], body=endless())
+        return Answer(body=IMAGE.top.data)
+
+    async with serve(refuses_first) as port:
+        log_in(f"127.0.0.1:{port}")
+        with trio.fail_after(20):
+            assert await Registries().digest(f"oci://127.0.0.1:{port}/a/b:v1") == IMAGE.digest
+
+
+@pytest.mark.parametrize("challenge", ["Basic", 'Bearer realm="http://127.0.0.1:{port}/token"'])
+async def test_credentials_go_to_no_host_that_a_registry_leads_to(log_in: Callable[..., None], challenge: str) -> None:
     seen: list[Asked] = []
 
     async def elsewhere(asked: Asked) -> Answer:
         seen.append(asked)
-        return Answer(status=401, headers=[("WWW-Authenticate", "Basic")])
+        return Answer(status=401, headers=[("WWW-Authenticate", challenge.format(port=other))])
 
     async with serve(elsewhere) as other:
 
         async def leads(asked: Asked) -> Answer:
-            if "authorization" not in asked.headers:
+            if challenge == "Basic" and "authorization" not in asked.headers:
                 return Answer(status=401, headers=[("WWW-Authenticate", "Basic")])
             return Answer(status=307, headers=[("Location", f"http://127.0.0.1:{other}/x")])
 
@@ -318,5 +361,5 @@ async def test_credentials_go_to_no_host_that_a_registry_leads_to(log_in: Callab
             log_in(f"127.0.0.1:{port}")
             error = await failure_of(Registries(), f"oci://127.0.0.1:{port}/a/b:v1")
     assert "401" in error.why
-    assert seen
+    assert {asked.path for asked in seen} == {"/x"}
     assert all("authorization" not in asked.headers for asked in seen)

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from oci_fetching import Fetching
 from oci_images import RUN, image
 from oci_registry import Registry, running_registry
 from oci_server import Answer, Asked, serve
-from trio_sup_oci import Registries
-from trio_sup_oci._errors import DownloadFailed
+from trio_sup_oci import Registries, _registry
+
+from trio_sup import DownloadFailed
 
 IMAGE = image({"run.sh": RUN})
 
@@ -110,6 +112,27 @@ async def test_an_encrypted_registry_may_not_lead_to_a_host_without(trusted: Cer
                 await Registries().digest(f"oci://127.0.0.1:{port}/a/b:v1")
     assert not caught.value.temporary
     assert all("authorization" not in request.headers for request in asked)
+
+
+async def test_a_registry_that_does_not_know_what_encryption_is_may_just_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_registry, "TLS_PATIENCE", 0.2)
+    head = f"HTTP/1.1 200 OK\r\nDocker-Content-Digest: {IMAGE.digest}\r\nContent-Length: 0\r\n\r\n"
+
+    async def waits_for_an_empty_line(stream: trio.SocketStream) -> None:
+        asked = b""
+        async for data in stream:
+            asked += data
+            if asked.endswith(b"\r\n\r\n"):
+                await stream.send_all(head.encode())
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, waits_for_an_empty_line, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        with trio.fail_after(20):
+            assert await Registries(retries=0).digest(f"oci://127.0.0.1:{port}/a/b:v1") == IMAGE.digest
+        nursery.cancel_scope.cancel()
 
 
 class HereIsEverywhere(trio.abc.HostnameResolver):

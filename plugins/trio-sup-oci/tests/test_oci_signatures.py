@@ -13,9 +13,9 @@ from oci_images import RUN, Blob, Image, image, image_list, manifest_blob
 from oci_registry import Registry
 from oci_signing import new_key, payload, public_pem, push_signature, push_signatures, signature
 from trio_sup_oci import Registries
-from trio_sup_oci._errors import NotProven
 from trio_sup_oci._platform import host_platform
 
+from trio_sup import NotProven
 from trio_sup.strategies import InstallPhase
 
 pytestmark = pytest.mark.needs("docker-registry", "skopeo")

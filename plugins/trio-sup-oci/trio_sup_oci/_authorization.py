@@ -13,11 +13,11 @@ import attrs
 import httpx2
 import trio
 
-from trio_sup import InvalidValue
+from trio_sup import DownloadFailed, InvalidValue
 
 from ._challenge import Challenge, parse_challenges
 from ._credentials import Credentials, credentials_for
-from ._errors import DownloadFailed, UnusableCredentials
+from ._errors import UnusableCredentials
 from ._http import LARGEST_REFUSAL, TEMPORARY, BoundedStream, TooLong, Tries, asked_to_wait, read_bounded, refusal
 from ._reference import Reference, may_be_plain, registry_name
 

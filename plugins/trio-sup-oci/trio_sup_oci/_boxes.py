@@ -60,7 +60,7 @@ class Folder:
     def open(self, name: str) -> BinaryIO:
         path = self._place(name)
         file = open(path, "rb")  # noqa: SIM115  # the caller closes it
-        self._opened.setdefault(path, _state(os.fstat(file.fileno())))
+        self._opened.setdefault(path, state_of(file))
         return file
 
     def size(self, name: str) -> int:
@@ -72,7 +72,14 @@ class Folder:
         return self._path / name
 
     def unchanged(self) -> bool:
-        return all(_state(path.stat()) == state for path, state in self._opened.items())
+        return all(self._state_now(path) == state for path, state in self._opened.items())
+
+    def _state_now(self, path: Path) -> tuple[int, ...] | None:
+        try:
+            with open(path, "rb") as file:
+                return state_of(file)
+        except OSError:
+            return None
 
     def close(self) -> None:
         pass
@@ -91,7 +98,7 @@ class TarFile:
     def __init__(self, file: BinaryIO, what: str) -> None:
         self._file = os.dup(file.fileno())
         try:
-            self._state = _state(os.fstat(self._file))
+            self._state = state_of(self._file)
             self._pieces, self._links, _ = _index(_FileHeaders(self._file), what)
         except BaseException:
             os.close(self._file)
@@ -108,7 +115,7 @@ class TarFile:
         return self._place(name)[1]
 
     def unchanged(self) -> bool:
-        return _state(os.fstat(self._file)) == self._state
+        return state_of(self._file) == self._state
 
     def close(self) -> None:
         os.close(self._file)
@@ -129,7 +136,9 @@ class TarFile:
         return self._pieces.get(name)
 
 
-def _state(status: os.stat_result) -> tuple[int, ...]:
+def state_of(file: BinaryIO | int) -> tuple[int, ...]:
+    """What changes when a file does."""
+    status = os.fstat(file if isinstance(file, int) else file.fileno())
     # The time of the last change cannot be set by anybody.
     return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 

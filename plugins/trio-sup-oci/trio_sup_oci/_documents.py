@@ -12,6 +12,7 @@ import attrs
 
 from ._errors import UnusableImage
 from ._platform import Platform
+from ._reference import DIGEST
 
 LARGEST_DOCUMENT = 4 * 2**20
 """Bytes of a manifest or a configuration. Source: the OCI distribution specification, which lets registries refuse
@@ -41,7 +42,6 @@ _FOREIGN = re.compile(
     r"application/vnd\.(?:oci\.image\.layer\.nondistributable\.|docker\.image\.rootfs\.foreign\.).*", re.DOTALL
 )
 _SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(?:prettyjws|json)")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LARGEST_BLOB = 2**50
 
 
@@ -205,7 +205,7 @@ def _descriptor(value: object, where: str, what: str) -> Descriptor:
     if not isinstance(value, dict):
         raise UnusableImage(what, f"{where!r} in its manifest has something that is no description: {value!r:.80}")
     digest, size = value.get("digest"), value.get("size")
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
         raise UnusableImage(what, f"{where!r} in its manifest has a digest that is no sha256: {digest!r:.80}")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _LARGEST_BLOB:
         raise UnusableImage(what, f"{where!r} in its manifest has a size that is none: {size!r:.80}")

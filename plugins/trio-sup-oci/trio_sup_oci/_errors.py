@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from trio_sup._gallery_errors import ArchiveTooLarge as ArchiveTooLarge
-from trio_sup._gallery_errors import DigestMismatch as DigestMismatch
-from trio_sup._gallery_errors import DownloadFailed as DownloadFailed
-from trio_sup._gallery_errors import InstallFailed
-from trio_sup._gallery_errors import NotProven as NotProven
-from trio_sup.errors import TrioSupError
+from trio_sup import InstallFailed, TrioSupError
 
 
 @attrs.define(slots=False, eq=False)

@@ -9,7 +9,9 @@ import attrs
 
 from trio_sup import InvalidValue
 
-_DIGEST = re.compile(r"@(sha256:[0-9a-f]{64})$")
+from ._reference import DIGEST
+
+_PINNED = re.compile(rf"(.*)@({DIGEST.pattern})", re.DOTALL)
 _OTHER_DIGEST = re.compile(r"@sha\d+:[^/]*$")
 
 
@@ -33,10 +35,10 @@ def parse_address(uri: str) -> FileAddress:
         InvalidValue: It is no absolute path.
     """
     text = uri.removeprefix("ocifile://")
-    match = _DIGEST.search(text)
+    match = _PINNED.fullmatch(text)
     if match is None and _OTHER_DIGEST.search(text):
         raise InvalidValue(uri, "after @ comes a digest: sha256: and 64 hex digits in lower case")
-    path = Path(text[: match.start()] if match else text)
+    path = Path(match[1] if match else text)
     if not path.is_absolute() or "\0" in text:
         raise InvalidValue(uri, "expected ocifile:// and an absolute path: ocifile:///srv/images/name.tar")
-    return FileAddress(path, match[1] if match else None)
+    return FileAddress(path, match[2] if match else None)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import attrs
 
+from trio_sup import DigestMismatch
+
 from ._boxes import Box
 from ._choosing import check_platform, choose_image, images_of
 from ._documents import (
@@ -20,11 +22,13 @@ from ._documents import (
     parse_configuration,
     parse_document,
 )
-from ._errors import DigestMismatch, UnusableImage
+from ._errors import UnusableImage
 from ._platform import Platform, in_words
 
 NAME = "org.opencontainers.image.ref.name"
 FULL_NAME = "io.containerd.image.name"
+INDEXES = ("index.json", "manifest.json")
+"""All that `digest_in` looks at."""
 _NOTHING = "it has neither an index.json (an OCI layout) nor a manifest.json (of `docker save`)"
 _CONFIG_NAME = re.compile(r"(?:.*[/:])?([0-9a-f]{64})(?:\.json)?", re.DOTALL)
 
@@ -73,10 +77,6 @@ async def find_image(box: Box, wanted: Platform, pin: str | None, what: str) -> 
     if box.has("manifest.json"):
         return _saved(box, wanted, pin, what)
     raise UnusableImage(what, _NOTHING)
-
-
-INDEXES = ("index.json", "manifest.json")
-"""All that `digest_in` looks at."""
 
 
 def digest_in(box: Box, wanted: Platform, pin: str | None, what: str) -> str:

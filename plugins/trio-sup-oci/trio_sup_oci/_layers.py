@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from trio_sup.errors import TrioSupError
+from trio_sup import TrioSupError
 
 from ._documents import Descriptor
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from trio_sup import InvalidValue
 
-from ._reference import Reference, parse_reference
+from ._reference import parse_reference
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 KEYS = ("public_key", "repositories")
@@ -86,11 +86,6 @@ def signed_by(key: PublicKey, signature: bytes, data: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def allowed_repositories(policy: Policy, reference: Reference) -> frozenset[str]:
-    """Names of the repositories that a signature may be for."""
-    return frozenset({reference.name, *policy.repositories})
 
 
 def _is_pem(text: str) -> bool:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import httpx2
 import trio
 
-from trio_sup import InvalidValue
+from trio_sup import ArchiveTooLarge, DigestMismatch, DownloadFailed, InvalidValue, NotProven
 from trio_sup.gallery import download, http_client
 from trio_sup.strategies import Fetch, Fetched, InstallPhase
 
 from ._authorization import Authorization
 from ._choosing import Chosen, choose_image
 from ._documents import Descriptor
-from ._errors import ArchiveTooLarge, DigestMismatch, NotProven
 from ._flattening import flatten
 from ._hashing import digest_of_file
 from ._http import Tries
@@ -79,7 +78,12 @@ async def pull(source: Registries, fetch: Fetch) -> Fetched:
 @asynccontextmanager
 async def _opened(source: Registries, reference: Reference, what: str) -> AsyncIterator[Repository]:
     timeout = httpx2.Timeout(source.stall_timeout, connect=min(source.stall_timeout, CONNECT_TIMEOUT), pool=None)
-    async with http_client(timeout=timeout) as client:
+    try:
+        # In a thread: certificates take long to load.
+        client = await trio.to_thread.run_sync(functools.partial(http_client, timeout=timeout))
+    except (OSError, ValueError, ImportError) as error:  # bad certificates; a proxy that cannot be used
+        raise DownloadFailed(what, f"there can be no HTTP client: {error}", temporary=False) from error
+    async with client:
         tries = Tries(retries=source.retries)
         authorization = Authorization(
             reference,

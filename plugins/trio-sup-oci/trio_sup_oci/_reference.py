@@ -19,7 +19,7 @@ _REGISTRY = re.compile(
 )
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # Greedy: a password may have any character in it, and none of it may get into a message.
 _BEFORE_AT = re.compile(r"(?:(?<=oci://)|^(?!oci://)).*@(?!sha\d+:)", re.DOTALL)
 LONGEST_REPOSITORY = 255
@@ -101,7 +101,7 @@ def _split_digest(rest: str, text: str) -> tuple[str, str | None]:
     rest, at, digest = rest.partition("@")
     if not at:
         return rest, None
-    if not _DIGEST.fullmatch(digest):
+    if not DIGEST.fullmatch(digest):
         raise InvalidValue(text, "after @ comes a digest: sha256: and 64 hex digits in lower case")
     return rest, digest
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, MutableMapping, Sequence
 
 import httpx2
 import trio
 
+from trio_sup import DigestMismatch, DownloadFailed
+
 from ._authorization import Authorization
 from ._documents import ACCEPTED, LARGEST_DOCUMENT, LISTS, MANIFESTS, Descriptor, Document, digest_of
-from ._errors import DigestMismatch, DownloadFailed, UnusableImage
+from ._errors import UnusableImage
 from ._http import TEMPORARY, TooLong, Tries, asked_to_wait, distrust, read_bounded, refusal
-from ._reference import Reference, may_be_plain
+from ._reference import DIGEST, Reference, may_be_plain
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 PATIENCE = 120.0
 """Seconds for one small answer, from the request to its last byte."""
+TLS_PATIENCE = 5.0
+"""Seconds to begin encryption with a registry that may do without: one that has none may just wait for more."""
 
 
 class Missing(Exception):
@@ -130,7 +132,7 @@ class Repository:
         except _Refused as refused:
             raise DownloadFailed(self._what, self._refused(refused), temporary=False) from refused
         found = digest_of(data)
-        expected = target if _DIGEST.fullmatch(target) else _told_digest(response)
+        expected = target if DIGEST.fullmatch(target) else _told_digest(response)
         if expected is not None and expected != found:
             raise DigestMismatch(self._what, f"{target} is something else", expected=expected, found=found)
         if size is not None and size != len(data):
@@ -156,6 +158,8 @@ class Repository:
                     raise Missing(why)
                 if response.status_code not in TEMPORARY:
                     raise _Refused(response.status_code, why)
+            except (httpx2.TooManyRedirects, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+                raise DownloadFailed(self._what, f"the registry leads nowhere: {error}", temporary=False) from error
             except (httpx2.TransportError, trio.TooSlowError) as error:
                 if untrusted := distrust(error):
                     why = f"the certificate of {self._reference.host} is not trusted: {untrusted}"
@@ -163,8 +167,6 @@ class Repository:
                 why = str(error) or type(error).__name__
             except TooLong:
                 raise UnusableImage(self._what, f"what the registry sent has more than {limit} bytes") from None
-            except (httpx2.TooManyRedirects, httpx2.InvalidURL, httpx2.DecodingError) as error:
-                raise DownloadFailed(self._what, f"the registry leads nowhere: {error}", temporary=False) from error
             if tried > self._tries.retries:
                 raise DownloadFailed(self._what, f"{self._reference.registry} cannot be asked: {why}")
             await trio.sleep(self._tries.wait(tried, wait))
@@ -176,18 +178,22 @@ class Repository:
             scheme = "https"
         if scheme is None:
             try:
-                return await self._send_by("https", method, path, accept)
-            except httpx2.ConnectError as error:
+                return await self._send_by("https", method, path, accept, connect=TLS_PATIENCE)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 if distrust(error):
                     raise
                 # No TLS there, or nobody at all: the second try tells.
                 scheme = "http"
         return await self._send_by(scheme, method, path, accept)
 
-    async def _send_by(self, scheme: str, method: str, path: str, accept: Sequence[str]) -> httpx2.Response:
+    async def _send_by(
+        self, scheme: str, method: str, path: str, accept: Sequence[str], *, connect: float | None = None
+    ) -> httpx2.Response:
         # As it is: what is compressed on the way would have to be bounded twice.
         headers = {"Accept-Encoding": "identity", "Accept": ", ".join(accept) or "*/*"}
-        request = self.client.build_request(method, self._url(scheme, path), headers=headers)
+        usual = self.client.timeout
+        timeout = usual if connect is None else httpx2.Timeout(usual.read, connect=connect, pool=None)
+        request = self.client.build_request(method, self._url(scheme, path), headers=headers, timeout=timeout)
         response = await self.client.send(request, stream=True, auth=self.authorization, follow_redirects=True)
         if scheme == "https" and response.url.scheme != "https":
             await response.aclose()
@@ -203,7 +209,7 @@ class Repository:
     # ---- in words
 
     def _not_there(self, target: str, missing: Missing) -> str:
-        kind = "digest" if _DIGEST.fullmatch(target) else "tag"
+        kind = "digest" if DIGEST.fullmatch(target) else "tag"
         return f"{self._reference.name} has no {kind} {target!r}, or it is not for everybody to see: {missing}"
 
     def _refused(self, refused: _Refused) -> str:
@@ -225,4 +231,4 @@ class _Refused(Exception):
 
 def _told_digest(response: httpx2.Response) -> str | None:
     told = response.headers.get("docker-content-digest", "").strip()
-    return told if _DIGEST.fullmatch(told) else None
+    return told if DIGEST.fullmatch(told) else None

@@ -10,10 +10,10 @@ from typing import Any
 
 import attrs
 
-from trio_sup import InvalidValue
+from trio_sup import DigestMismatch, InvalidValue, NotProven
 
 from ._documents import Descriptor, Manifest, parse_document
-from ._errors import DigestMismatch, NotProven, UnusableImage
+from ._errors import UnusableImage
 from ._policy import PublicKey, signed_by
 from ._reference import parse_reference
 from ._registry import Repository

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import trio
 
 from trio_sup import InvalidValue
 from trio_sup.strategies import Fetch, Fetched, complaints_name_fields, seconds_above_zero
@@ -14,7 +16,10 @@ from . import _options as options
 from ._platform import Platform, host_platform, to_platform
 from ._reference import parse_reference
 
-# What does the work is imported when there is work: an HTTP client and cryptography take long to load.
+
+async def _load(module: str) -> None:
+    """Import *module* beside the event loop: an HTTP client and cryptography take a third of a second."""
+    await trio.to_thread.run_sync(importlib.import_module, f"{__package__}.{module}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=complaints_name_fields)
@@ -65,6 +70,7 @@ class Registries:
         reference = parse_reference(uri)
         if reference.digest:
             return reference.digest
+        await _load("_pulling")
         from ._pulling import digest_now
 
         return await digest_now(self, uri)
@@ -80,6 +86,7 @@ class Registries:
 
         Cancellation: ends soon; what was downloaded stays in `scratch`.
         """
+        await _load("_pulling")
         from ._pulling import pull
 
         return await pull(self, fetch)
@@ -117,6 +124,7 @@ class ImageFiles:
             DownloadFailed: The file cannot be read.
             UnusableImage: There is no image in it.
         """
+        await _load("_unboxing")
         from ._unboxing import digest_now
 
         return await digest_now(self, uri)
@@ -133,6 +141,7 @@ class ImageFiles:
 
         Cancellation: ends soon.
         """
+        await _load("_unboxing")
         from ._unboxing import unbox
 
         return await unbox(self, fetch)

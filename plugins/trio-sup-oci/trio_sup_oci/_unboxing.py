@@ -6,15 +6,17 @@ import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import trio
 
+from trio_sup import ArchiveTooLarge, DigestMismatch, DownloadFailed, NotProven
 from trio_sup.strategies import Fetch, Fetched, InstallPhase, UnpackLimits
 
-from ._boxes import Box, Folder, TarFile, gather
+from ._boxes import Box, Folder, TarFile, gather, state_of
 from ._decompressing import DAMAGED, decompressed, is_compressed
-from ._errors import ArchiveTooLarge, DigestMismatch, DownloadFailed, NotProven, UnusableImage
+from ._errors import UnusableImage
 from ._file_address import FileAddress, parse_address
 from ._flattening import flatten
 from ._hashing import chunks_of, digest_of_file
@@ -35,7 +37,7 @@ async def digest_now(source: ImageFiles, uri: str) -> str:
         with _reading(uri):
             if address.path.is_dir():
                 return digest_in(Folder(address.path), source.platform, address.digest, uri)
-            with open(address.path, "rb") as file:
+            with _opened(address.path, uri) as file:
                 kept = gather(decompressed(file), INDEXES, uri, limit=limit)
             return digest_in(kept, source.platform, address.digest, uri)
 
@@ -59,7 +61,7 @@ async def unbox(source: ImageFiles, fetch: Fetch) -> Fetched:
         await _in_thread(functools.partial(_verify, box, image.parts, total, fetch))
         await flatten(fetch, [functools.partial(box.open, part.name) for part in image.parts], total)
         if not box.unchanged():
-            raise UnusableImage(fetch.uri, "it was changed while it was unpacked")
+            raise _changed(fetch)
     return Fetched(uri=fetch.uri, digest=image.digest)
 
 
@@ -83,15 +85,27 @@ def _open(address: FileAddress, fetch: Fetch) -> Box:
     with _reading(fetch.uri):
         if address.path.is_dir():
             return Folder(address.path)
-        file = open(address.path, "rb")  # noqa: SIM115  # closed below
+        file = _opened(address.path, fetch.uri)
     with file:
+        before = state_of(file)
         if fetch.sha256 is not None:
             _check_whole(file, fetch)
         if not is_compressed(file):
-            return TarFile(file, fetch.uri)
-        with open(fetch.scratch / "image.tar", "wb+") as plain:
-            _decompress(file, plain, fetch)
-            return TarFile(plain, fetch.uri)
+            box = TarFile(file, fetch.uri)
+        else:
+            with open(fetch.scratch / "image.tar", "wb+") as plain:
+                _decompress(file, plain, fetch)
+                box = TarFile(plain, fetch.uri)
+        if state_of(file) != before:
+            box.close()
+            raise _changed(fetch)
+        return box
+
+
+def _opened(path: Path, what: str) -> BinaryIO:
+    if path.exists() and not path.is_file():  # a pipe would have us wait for who writes to it
+        raise DownloadFailed(what, "it is neither a file nor a directory", temporary=False)
+    return open(path, "rb")
 
 
 def _check_whole(file: BinaryIO, fetch: Fetch) -> None:
@@ -149,6 +163,10 @@ def _damage_is_clear(what: str) -> Iterator[None]:
 def _most_bytes(limits: UnpackLimits) -> int:
     # What is compressed is hardly larger than what it unpacks to; what claims to be would only fill the disk.
     return 2 * limits.max_bytes + 2**20
+
+
+def _changed(fetch: Fetch) -> UnusableImage:
+    return UnusableImage(fetch.uri, "it was changed while it was unpacked")
 
 
 def _too_large(fetch: Fetch, size: int) -> ArchiveTooLarge:
