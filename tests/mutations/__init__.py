@@ -213,7 +213,8 @@ MUTATIONS = (
         what="a release is exchanged in one step",
         file="gallery/_swap.py",
         old="            if not by(box / new, live):\n                _swap_in_two_steps(box, new, live)\n",
-        new="            live.rename(box / 'old')\n            move(box / new, live)\n            (box / 'old').rename(box / new)\n",
+        new="            live.rename(box / 'old')\n            move(box / new, live)\n"
+        "            (box / 'old').rename(box / new)\n",
         tests=("tests/gallery/test_exchange.py", "tests/gallery/test_killed.py"),
     ),
     Mutation(
