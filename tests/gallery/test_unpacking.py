@@ -212,6 +212,14 @@ UNSAFE: dict[str, Members] = {
 }
 
 
+@pytest.mark.parametrize("size", [-1, -512, -(2**62)])
+def test_a_size_below_zero_is_refused(ground: Ground, size: int) -> None:
+    info = tarfile.TarInfo("less than nothing")
+    info.size = size
+    with pytest.raises(UnsafeArchive, match=f"a size of {size} bytes"):
+        ground.unpack(tar([RUN])[:1024] + info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+
+
 @pytest.mark.parametrize("kind", UNSAFE)
 def test_what_is_unsafe_is_refused_by_name_and_writes_nothing_outside(ground: Ground, kind: str) -> None:
     archive = tar([member("first", b"harmless"), *UNSAFE[kind]])

@@ -128,6 +128,7 @@ class WebArchive:
 
     async def _add_headers(self, scheme: str, request: httpx2.Request) -> None:
         """Called for each request, redirected ones included: what is for one host must not go to another."""
+        await trio.lowlevel.checkpoint()
         for name in {name for headers in self.headers.values() for name in headers}:
             if name in request.headers:
                 del request.headers[name]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import attrs
 import pytest
 import trio
 
@@ -22,8 +19,9 @@ from ...engine import open_supervisor
 from ...errors import TrioSupError
 from ...gallery._settings import Galleries
 from ...hookspecs import hookimpl
-from ...strategies import Fetch, Fetched, GallerySource
+from ...strategies import Fetch, GallerySource
 from ._common import SYNCHRONOUS_LIMIT, StrategyContract, if_promised, leaving_nothing, run_real
+from ._fetch_ground import FILES, FetchGround
 
 _OBEY = 1.0
 """Seconds within which a cancelled `fetch` must have ended."""
@@ -31,113 +29,6 @@ _PHASES = (InstallPhase.RESOLVING, InstallPhase.DOWNLOADING, InstallPhase.VERIFY
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _OTHER = "0" * 64
 _UNKNOWN_SIGNATURE = {"contract": "a way of signing that nobody knows"}
-
-FILES: Mapping[str, bytes] = {
-    "run.sh": b"#!/bin/sh\nexec sleep 60\n",
-    "empty": b"",
-    "lib/deep/numbers": bytes(index * 7919 % 251 for index in range(2_000_000)),
-    "lib/deep/with blanks": b"1",
-    "lib/caf\u00e9": b"2",
-}
-"""The release that is offered. Those that begin with ``#!`` can be executed."""
-
-
-@attrs.define
-class _Ground:
-    """Where one address is fetched to, as an installer does it, with something precious beside it.
-
-    Attributes:
-        told: What was reported by the last fetch.
-        on_report: Called with each phase, in whatever thread it is reported.
-    """
-
-    root: Path
-    source: GallerySource
-    uri: str
-    sha256: str | None = None
-    verification: Mapping[str, Any] = attrs.field(factory=dict)
-    limits: UnpackLimits = attrs.field(factory=UnpackLimits)
-    told: list[tuple[InstallPhase, int, int | None]] = attrs.field(factory=list)
-    on_report: Callable[[InstallPhase], None] = lambda phase: None
-    _fetches: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("box", "scratch", "temporary", "here"):
-            (self.root / name).mkdir(parents=True)
-        (self.root / "box" / "precious").write_text("mine")
-
-    @property
-    def into(self) -> Path:
-        return self.root / "box" / f"release-{self._fetches}"
-
-    def _report(self, phase: InstallPhase, done: int, total: int | None) -> None:
-        self.told.append((phase, done, total))
-        self.on_report(phase)
-
-    async def fetch(self) -> Fetched:
-        """Fetch it into a new directory, with the same scratch each time; nothing else may be touched."""
-        self._fetches += 1
-        self.into.mkdir()
-        self.told.clear()
-        fetch = Fetch(
-            uri=self.uri,
-            into=self.into,
-            scratch=self.root / "scratch",
-            sha256=self.sha256,
-            verification=self.verification,
-            limits=self.limits,
-            report=self._report,
-        )
-        before = self._outside()
-        try:
-            with _elsewhere(self.root / "here", self.root / "temporary"):
-                fetched = await self.source.fetch(fetch)
-        finally:
-            assert self._outside() == before, "it writes where it must not: only into and scratch are its own"
-        assert isinstance(fetched, Fetched)
-        return fetched
-
-    def _outside(self) -> Mapping[str, bytes | None]:
-        own = (self.into, self.root / "scratch")
-        return {
-            str(path): path.read_bytes() if path.is_file() else None
-            for path in sorted(self.root.rglob("*"))
-            if not any(path.is_relative_to(each) for each in own)
-        }
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        """What is there now, by path."""
-        return {str(path.relative_to(self.into)): path.read_bytes() for path in self.into.rglob("*") if path.is_file()}
-
-    def downloaded(self) -> set[tuple[int, int]]:
-        """Size and time of the last change of each file in scratch, whatever it is called by now."""
-        found = [path.stat() for path in (self.root / "scratch").rglob("*") if path.is_file()]
-        return {(status.st_size, status.st_mtime_ns) for status in found}
-
-    def check_is_whole(self) -> None:
-        assert self.files == FILES, "the release is not what was offered"
-        assert os.access(self.into / "run.sh", os.X_OK), "run.sh cannot be executed any more"
-
-    def check_is_empty(self) -> None:
-        assert list(self.into.iterdir()) == [], "what must not be used is unpacked all the same"
-
-
-@contextmanager
-def _elsewhere(here: Path, temporary: Path) -> Iterator[None]:
-    """For the length of the block, the working directory and the one for temporary files are these."""
-    before, environment = os.getcwd(), os.environ.get("TMPDIR")
-    os.chdir(here)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-        tempfile.tempdir = None
-        if environment is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = environment
 
 
 def _check_reason(error: BaseException) -> None:
@@ -176,8 +67,8 @@ class GallerySourceContract(StrategyContract):
         """Give an address of the same kind at which nothing is; it must end in ``missing`` or ``missing:…``."""
         raise NotImplementedError(f"{type(self).__qualname__} must define offer_nothing()")
 
-    def _ground(self, uri: str, name: str = "ground", **asked: Any) -> _Ground:
-        return _Ground(self.directory / name, self.make(), uri, **asked)
+    def _ground(self, uri: str, name: str = "ground", **asked: Any) -> FetchGround:
+        return FetchGround(self.directory / name, self.make(), uri, **asked)
 
     def _play(self, play: Callable[[], Any]) -> None:
         """Run it; what it keeps on disk is looked at by itself."""
@@ -280,7 +171,9 @@ class GallerySourceContract(StrategyContract):
         async def play() -> None:
             source = self.make()
             async with self.offer(FILES) as one, self.offer({"run.sh": b"#!/bin/sh\n"}) as other:
-                grounds = [_Ground(self.directory / f"ground-{n}", source, uri) for n, uri in enumerate((one, other))]
+                grounds = [
+                    FetchGround(self.directory / f"ground-{n}", source, uri) for n, uri in enumerate((one, other))
+                ]
                 fetches = [
                     Fetch(uri=ground.uri, into=ground.root / "here", scratch=ground.root / "scratch")
                     for ground in grounds
@@ -357,7 +250,7 @@ class GallerySourceContract(StrategyContract):
 
         self._play(play)
 
-    async def _ask_for_proof(self, ground: _Ground) -> None:
+    async def _ask_for_proof(self, ground: FetchGround) -> None:
         ground.source.proof(ground.uri, sha256=None, verification={})
 
     @pytest.mark.parametrize("limits", [{"max_bytes": 1_000_000}, {"max_files": 3}], ids=["bytes", "files"])
@@ -375,7 +268,7 @@ class GallerySourceContract(StrategyContract):
 
     # ---- cancellation
 
-    async def _cancel_at(self, ground: _Ground, phase: InstallPhase | None, after: float = 0.0) -> None:
+    async def _cancel_at(self, ground: FetchGround, phase: InstallPhase | None, after: float = 0.0) -> None:
         """Fetch, and cancel that at the first report of *phase*, or *after* so many seconds."""
         token, asked_at = trio.lowlevel.current_trio_token(), float("inf")
 
