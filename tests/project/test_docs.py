@@ -52,7 +52,13 @@ def test_pages_with_contracts_are_among_those_followed() -> None:
 
 @pytest.mark.usefixtures("nothing_survives")
 @pytest.mark.parametrize(
-    "page", [page for page in TAUGHT if page not in WITH_GALLERIES], ids=lambda page: page.relative_to(ROOT).as_posix()
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.parent.name == "howto" else [])
+        for page in TAUGHT
+        if page not in WITH_GALLERIES
+    ],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 async def test_what_a_page_shows_can_be_followed_step_by_step(page: Path, tmp_path: Path) -> None:
     await follow(page, tmp_path, hurries=page in WITH_CONTRACTS)
