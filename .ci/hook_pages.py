@@ -111,7 +111,7 @@ def _shapes(hook: Any) -> list[type]:
     """The protocols that *hook* offers, then everything of `trio_sup.strategies` that they mention."""
     found = _offered(hook)
     for cls in found:  # grows meanwhile
-        text = str(cls.__doc__) + "".join(f"{_signature(method)}{method.__doc__}" for _, method in _methods(cls))
+        text = str(cls.__doc__) + "".join(f" {_signature(method)} {method.__doc__}" for _, method in _methods(cls))
         found += [each for each in _named_in(text) if each not in found]
     return found
 

@@ -150,6 +150,7 @@ def test_polite_signal_lets_calls_in_flight_finish(number: signal.Signals) -> No
     assert answers == [b"sleep 1"]
 
 
+@pytest.mark.slow
 def test_stop_waits_at_most_its_grace() -> None:
     codes = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ from trio_sup import (
     NoGalleries,
     Phase,
     ProcessKey,
+    StopFailed,
     UnknownRelease,
     events,
     hookimpl,
 )
 from trio_sup.defaults._file_lock import FileLock
+from trio_sup.engine import _ending
 from trio_sup.strategies import Fetch, Fetched, GallerySource
+from trio_sup.testing import FakeBackend, FakeSystem
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -340,6 +343,36 @@ async def test_a_deletion_stops_what_runs_by_whichever_name(tmp_path: Path, back
             assert own_directory(backends) == []
             with pytest.raises(UnknownRelease):
                 await sup.delete("engine")
+
+
+@pytest.mark.parametrize("change", ["delete", "upgrade", "upgrade and leave stopped"])
+async def test_what_cannot_be_stopped_keeps_its_files(
+    tmp_path: Path, backends: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(_ending, "KILL_TIMEOUT", 0.1)
+    system = FakeSystem([FakeBackend(survives_kill=True, stops_after=1e9), FakeBackend()])
+    source = write_release(tmp_path / "one", "1")
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends), system=system) as sup:
+            await sup.install(str(source))
+            stubborn = await sup.start(spec("one", grace=0.1))
+            await sup.start(spec("one"), replica=1)
+            (source / "version").write_text("2")
+            changes: dict[str, Callable[[], Awaitable[object]]] = {
+                "delete": partial(sup.delete, "one"),
+                "upgrade": partial(sup.upgrade, "one", force=True),
+                "upgrade and leave stopped": partial(sup.upgrade, "one", then="stop", force=True),
+            }
+            with pytest.raises(StopFailed, match=str(stubborn.pid)):
+                await changes[change]()
+            assert (backends / "one" / "version").read_text() == "1"
+            assert [each.name for each in sup.installed()] == ["one"]
+            assert sup.backends[0].phase is Phase.STOP_FAILED
+            if change == "upgrade":  # the other one was to come back, and does
+                again = await sup.start(spec("one"), replica=1)
+                assert again.phase is Phase.READY
+            system.running()[0].release()
+    assert own_directory(backends) == []
 
 
 # ---- plugins and cancellation

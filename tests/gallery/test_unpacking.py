@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
 import os
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +26,8 @@ from hypothesis import strategies as st
 from tests.gallery.tars import RUN, Member, member, tar
 from trio_sup._gallery_errors import ArchiveTooLarge, InstallFailed, UnsafeArchive
 from trio_sup._releases import UnpackLimits
-from trio_sup.gallery import Unpacker, _member_writer, unpack
+from trio_sup.gallery import Unpacker, _member_writer, _unpacking, unpack
+from trio_sup.gallery._decompressing import Content
 
 Members = Sequence[Member]
 
@@ -64,9 +67,11 @@ class Ground:
                 continue
             assert not os.readlink(path).startswith("/"), path
             try:
-                resolved = path.resolve()
-            except (RuntimeError, OSError):
-                continue  # a loop leads nowhere
+                path.stat()
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    continue  # it leads nowhere, and what `resolve` says of it has no meaning
+            resolved = path.resolve()
             assert resolved.is_relative_to(root), path
 
     def unpack(self, *archives: bytes, layer: bool = False, **limits: Any) -> None:
@@ -207,6 +212,14 @@ UNSAFE: dict[str, Members] = {
 }
 
 
+@pytest.mark.parametrize("size", [-1, -512, -(2**62)])
+def test_a_size_below_zero_is_refused(ground: Ground, size: int) -> None:
+    info = tarfile.TarInfo("less than nothing")
+    info.size = size
+    with pytest.raises(UnsafeArchive, match=f"a size of {size} bytes"):
+        ground.unpack(tar([RUN])[:1024] + info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+
+
 @pytest.mark.parametrize("kind", UNSAFE)
 def test_what_is_unsafe_is_refused_by_name_and_writes_nothing_outside(ground: Ground, kind: str) -> None:
     archive = tar([member("first", b"harmless"), *UNSAFE[kind]])
@@ -240,6 +253,50 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "a header of a gigabyte": (header_claiming(2**30, tarfile.XHDTYPE), "a header of"),
     "a global header of a gigabyte": (header_claiming(2**30, tarfile.XGLTYPE), "a header of"),
     "headers without end": (header_claiming(0, tarfile.XHDTYPE) * 3000, "damaged"),
+}
+
+
+def globals_with(keys: int, size: int) -> bytes:
+    """Global headers, each with a name of its own and so many bytes, and a file after each."""
+    found = b""
+    for number in range(keys):
+        text = f"{number}={'x' * size}\n".encode()
+        length = len(text) + len(str(len(text))) + 2
+        record = f"{length} ".encode() + text
+        info = tarfile.TarInfo("global")
+        info.type, info.size = tarfile.XGLTYPE, len(record)
+        found += info.tobuf(tarfile.USTAR_FORMAT) + record.ljust(-(-len(record) // 512) * 512, b"\0")
+        found += tar([member(f"f{number}", b"")])[:512]
+    return found
+
+
+def old_sparse() -> bytes:
+    info = tarfile.TarInfo("hole")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 0
+    return info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024
+
+
+def sparse_1_0(entries: int) -> bytes:
+    """Its map is in its content, and as long as it says."""
+    info, body = member("hole", f"{entries}\n".encode() + b"0\n" * 10_000)
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+    return tar([(info, body)])
+
+
+WHOLE = tar(HONEST)
+END = WHOLE.rindex(b"long") + 512
+"""Where the mark of the end begins."""
+BROKEN |= {
+    "global headers without end": (globals_with(40, 60_000), "global headers"),
+    "an old sparse file": (old_sparse(), "sparse"),
+    "a sparse file with a map of its own size": (sparse_1_0(10**9), "sparse"),
+    "the end of a plain one is missing": (WHOLE[: END // 512 * 512], "cut off"),
+    "a plain one ends after its first file": (tar([RUN])[:1024], "cut off"),
+    "what follows a file is no header": (tar([RUN])[:1024] + b"noise" * 200 + b"\0" * 1024, "damaged"),
+    "a checksum that comes long after the end": (
+        gzip.compress(WHOLE + b"\0" * 1_000_000)[:-8] + b"12345678",
+        "damaged",
+    ),
 }
 
 
@@ -278,6 +335,43 @@ def test_hard_links_that_are_copies_count(ground: Ground, monkeypatch: pytest.Mo
     other = Ground(ground.folder / "other")
     other.unpack(tar([member("a", b"1"), member("b", kind="hard", to="a")]))
     assert (other.into / "b").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("packed", ["gzip", "xz", "zstd"])
+def test_a_bomb_does_not_fill_the_memory(packed: str) -> None:
+    bomb = PACKED[packed](b"\0" * 200_000_000)
+    tracemalloc.start()
+    try:
+        content = Content(io.BytesIO(bomb))
+        for _ in range(100):
+            assert content.read(1000) == b"\0" * 1000
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_follows_the_end_is_not_read_without_end(ground: Ground) -> None:
+    with pytest.raises(ArchiveTooLarge, match="follow its end"):
+        ground.unpack(gzip.compress(tar([RUN]) + b"\0" * 2_000_000), max_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("layer", [True, False])
+def test_directories_inside_each_other_without_end_are_refused(ground: Ground, layer: bool) -> None:
+    deep = "/".join(["d"] * 600)
+    with pytest.raises(UnsafeArchive, match="more than 256 directories"):
+        ground.unpack(tar([RUN, member(deep, b"")]), layer=layer)
+
+
+def test_names_without_end_are_refused(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_unpacking, "MOST_NAMES", 100_000)
+    archive = tar(member(f"l{n}", kind="link", to="x" * 2000) for n in range(100))
+    with pytest.raises(InstallFailed, match="the names in it"):
+        ground.unpack(archive)
+
+
+def test_a_layer_without_the_mark_of_its_end_is_taken(ground: Ground) -> None:
+    ground.unpack(tar([RUN])[:1024], layer=True)
+    assert ground.names() == ["run.sh"]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])

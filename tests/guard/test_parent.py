@@ -160,6 +160,7 @@ async def test_the_supervisor_goes_on_without_its_guard() -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start what it may not signal afterwards")
 @pytest.mark.needs("setpriv")
+@pytest.mark.slow
 async def test_what_may_not_be_signalled_is_named_and_does_not_hold_it_up_for_ever(tmp_path: Path) -> None:
     # Without CAP_KILL, root may not signal another user's process.
     command = ["setpriv", "--bounding-set=-kill", *guarded("leave", *child("daemonizes", "changes"))]

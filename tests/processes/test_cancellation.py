@@ -55,6 +55,7 @@ def nothing_left(quiet_temporary_directory: Path) -> Callable[[], Awaitable[None
     return check
 
 
+@pytest.mark.slow
 async def test_opening_starting_stopping_and_leaving(nothing_left: Callable[[], Awaitable[None]]) -> None:
     async def whole_life() -> None:
         async with trio_sup.open_supervisor() as sup:

@@ -65,6 +65,7 @@ async def test_one_that_was_stopped_by_a_signal_is_found_ended_and_restarted() -
             assert (report.cause, report.phase, report.asked) == (Cause.LIVENESS, Phase.READY, False)
 
 
+@pytest.mark.slow
 async def test_one_whose_only_worker_computes_is_not_ended() -> None:
     output = Collected()
     with trio.fail_after(60):
@@ -78,6 +79,7 @@ async def test_one_whose_only_worker_computes_is_not_ended() -> None:
             assert sup.exit_reports(backend.key) == ()
 
 
+@pytest.mark.slow
 async def test_one_that_computes_beyond_the_busy_timeout_is_ended() -> None:
     with trio.fail_after(60):
         async with trio_sup.open_supervisor() as sup, trio.open_nursery() as nursery:

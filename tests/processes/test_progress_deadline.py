@@ -32,7 +32,9 @@ def loading(seconds: float, by: str, weights: Path, **readiness: Any) -> Backend
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("sign", ["output", "reads", "memory"])
+@pytest.mark.parametrize(
+    "sign", ["output", *(pytest.param(sign, marks=pytest.mark.slow) for sign in ("reads", "memory"))]
+)
 async def test_one_that_shows_its_progress_has_time(sign: str, weights: Path) -> None:
     with trio.fail_after(30):
         async with trio_sup.open_supervisor() as sup:
@@ -40,7 +42,13 @@ async def test_one_that_shows_its_progress_has_time(sign: str, weights: Path) ->
             assert (backend.start_seconds or 0) >= 2.5 * TIMEOUT
 
 
-@pytest.mark.parametrize(("sign", "by"), [("output", "reads"), ("reads", "output"), ("memory", "nothing")])
+@pytest.mark.parametrize(
+    ("sign", "by"),
+    [
+        ("output", "reads"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("reads", "output"), ("memory", "nothing"))),
+    ],
+)
 async def test_one_that_shows_none_has_not(sign: str, by: str, weights: Path) -> None:
     with trio.fail_after(30):
         async with trio_sup.open_supervisor() as sup:
@@ -52,6 +60,7 @@ async def test_one_that_shows_none_has_not(sign: str, by: str, weights: Path) ->
             assert f"within {caught.value.timeout:g}s" in str(caught.value)
 
 
+@pytest.mark.slow
 async def test_no_progress_helps_beyond_the_hard_limit(weights: Path) -> None:
     with trio.fail_after(30):
         async with trio_sup.open_supervisor() as sup:

@@ -54,6 +54,7 @@ trio.run(main)
 
 @pytest.mark.needs("setpriv")
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make a process of another user")
+@pytest.mark.slow
 def test_a_process_we_may_not_signal_is_named_watched_and_at_last_gone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "gate", 0o644)
     text = run_powerless(PROGRAM, tmp_path)

@@ -2,7 +2,8 @@
 
 A block whose first line is a comment with the name of a file is written to that file; any other Python block is a
 program. The blocks of a page are followed in order, in one folder. In a `console` block, lines after ``$ `` are
-commands, ``^C`` is a Ctrl-C, and the rest is what is shown: numbers may differ, ``…`` stands for anything.
+commands, ``^C`` is a Ctrl-C, and the rest is what is shown: numbers may differ, ``…`` stands for anything. A command
+that ends with `` &`` goes on in the background once it has shown what is shown of it, up to ``kill %1`` or the end.
 """
 
 from __future__ import annotations
@@ -115,7 +116,26 @@ def _needed(lines: Iterable[str]) -> list[str]:
     return [line for line in lines if line and not _BUSY.search(line)]
 
 
-async def play(command: Command, folder: Path, environment: Mapping[str, str]) -> None:
+@attrs.define(eq=False)
+class Job:
+    """A command in the background.
+
+    Attributes:
+        showed: Set when it has shown what the page shows of it.
+        told: Set when it is to end.
+        ended: Set when it has.
+    """
+
+    showed: trio.Event = attrs.field(factory=trio.Event)
+    told: trio.Event = attrs.field(factory=trio.Event)
+    ended: trio.Event = attrs.field(factory=trio.Event)
+
+    async def end(self) -> None:
+        self.told.set()
+        await self.ended.wait()
+
+
+async def play(command: Command, folder: Path, environment: Mapping[str, str], job: Job | None = None) -> None:
     """Run *command*, press Ctrl-C when the page does, and compare what it prints with what is shown."""
     process = await trio.lowlevel.open_process(
         ["env", *shlex.split(command.line)],
@@ -129,12 +149,17 @@ async def play(command: Command, folder: Path, environment: Mapping[str, str]) -
     output = ""
     interrupted = command.shown_after is None
     try:
-        async with process.stdout:
+        async with process.stdout, trio.open_nursery() as nursery:
+            if job is not None:
+                nursery.start_soon(_end_when_told, process, job)
             async for data in process.stdout:
                 output += data.decode()
                 if not interrupted and not missing(command.shown, output):
                     process.send_signal(signal.SIGINT)
                     interrupted = True
+                if job is not None and not missing(command.shown, output):
+                    job.showed.set()
+            nursery.cancel_scope.cancel()
         status = await process.wait()
     finally:
         if process.returncode is None:
@@ -142,11 +167,22 @@ async def play(command: Command, folder: Path, environment: Mapping[str, str]) -
             process.terminate()  # not killed: `trio-sup run` is to end its backends
             with trio.move_on_after(10, shield=True):
                 await process.wait()
+    if job is not None:
+        assert job.told.is_set(), output
+        assert status in (command.status, -signal.SIGTERM), output
+        assert missing(command.shown, output) == [], output
+        job.ended.set()
+        return
     assert status == command.status, output
     shown = [*command.shown, *(command.shown_after or ())]
     assert missing(shown, output) == [], output
     if shown and "…" not in map(str.strip, shown):
         assert len(_needed(shown)) == len(_needed(output.splitlines())), output
+
+
+async def _end_when_told(process: trio.Process, job: Job) -> None:
+    await job.told.wait()
+    process.terminate()
 
 
 @attrs.define
@@ -164,9 +200,17 @@ class Reader:
     environment: dict[str, str]
     sets_up: bool = False
     hurries: bool = False
+    _jobs: list[Job] = attrs.field(factory=list, init=False)
+    _nursery: trio.Nursery = attrs.field(init=False)
 
     async def follow(self, page: Path) -> None:
         """Write and run what *page* shows, in order; fail where it is not as shown."""
+        async with trio.open_nursery() as self._nursery:
+            await self._follow(page)
+            for job in self._jobs:
+                await job.end()
+
+    async def _follow(self, page: Path) -> None:
         for block in blocks(page):
             if block.file is not None:
                 (self.folder / block.file).write_text(block.text)
@@ -193,6 +237,15 @@ class Reader:
             assert (scripts / "activate").is_file(), command.line
             self.environment["VIRTUAL_ENV"] = str(scripts.parent)
             self.environment["PATH"] = os.pathsep.join([str(scripts), self.environment["PATH"]])
+        elif word == "kill":
+            await self._jobs[int(rest.removeprefix("%")) - 1].end()
         else:
             line = command.line if self.sets_up else command.line.removeprefix("uv run ")
-            await play(attrs.evolve(command, line=line), self.folder, self.environment)
+            if not line.endswith(" &"):
+                await play(attrs.evolve(command, line=line), self.folder, self.environment)
+                return
+            job = Job()
+            self._jobs.append(job)
+            command = attrs.evolve(command, line=line.removesuffix(" &"))
+            self._nursery.start_soon(play, command, self.folder, dict(self.environment), job)
+            await job.showed.wait()

@@ -22,6 +22,7 @@ import pytest
 import trio
 
 import trio_sup
+from tests.gallery.releases import write_release
 from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks, commands
 from trio_sup import Gallery, Liveness, LogSettings, Readiness, UnpackLimits, events, strategies
 from trio_sup.engine._plugins import Kind, Plugins
@@ -36,6 +37,8 @@ TAUGHT = [
     for page in PAGES
     if page.parent.name not in ("explanation", "docs") and not INSTALLS_ITSELF.search(page.read_text())
 ]
+# They build a gallery, from packages that may have to be downloaded, and type many commands.
+WITH_GALLERIES = [page for page in TAUGHT if "tests.gallery.example.build" in page.read_text()]
 WITH_CONTRACTS = [page for page in TAUGHT if "trio_sup.testing.contracts import" in page.read_text()]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -48,9 +51,19 @@ def test_pages_with_contracts_are_among_those_followed() -> None:
 
 
 @pytest.mark.usefixtures("nothing_survives")
-@pytest.mark.parametrize("page", TAUGHT, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page", [page for page in TAUGHT if page not in WITH_GALLERIES], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 async def test_what_a_page_shows_can_be_followed_step_by_step(page: Path, tmp_path: Path) -> None:
     await follow(page, tmp_path, hurries=page in WITH_CONTRACTS)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("uv")
+@pytest.mark.usefixtures("nothing_survives")
+@pytest.mark.parametrize("page", WITH_GALLERIES, ids=lambda page: page.relative_to(ROOT).as_posix())
+async def test_what_a_page_shows_of_galleries_can_be_followed_as_well(page: Path, tmp_path: Path) -> None:
+    await follow(page, tmp_path)
 
 
 @pytest.mark.slow
@@ -71,6 +84,8 @@ async def follow(page: Path, tmp_path: Path, *, hurries: bool = False) -> None:
     }
     folder = tmp_path / "folder"
     folder.mkdir()
+    if page in WITH_GALLERIES:  # it is followed in a checkout
+        (folder / "tests").symlink_to(ROOT / "tests")
     with trio.fail_after(180):  # a busy machine is not a wrong page
         await Reader(folder, environment, hurries=hurries).follow(page)
 
@@ -96,6 +111,9 @@ def test_every_configuration_shown_can_be_read(page: Path, tmp_path: Path, monke
             table.setdefault("backends", {"vectors": {"command": [sys.executable]}})
             if token_file := table.get("token_file"):
                 (tmp_path / token_file).write_text("secret")
+            for backend in table["backends"].values():
+                if "release" in backend:  # as if the reader had installed it
+                    write_release(tmp_path / table["galleries"]["backends_dir"] / backend["release"])
             interpret(table, tmp_path / "trio-sup.toml", {}, plugins)
 
 

@@ -319,7 +319,9 @@ trio.run(main)
 
 @pytest.mark.needs("setpriv")
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make a process of another user")
-@pytest.mark.parametrize("vice", ["hangs", "raises", "lies"])
+@pytest.mark.parametrize(
+    "vice", ["hangs", *(pytest.param(vice, marks=pytest.mark.slow) for vice in ("raises", "lies"))]
+)
 def test_a_policy_changes_nothing_of_what_is_said_of_survivors(tmp_path: Path, vice: str) -> None:
     text = run_powerless(PROGRAM, tmp_path, vice)
     assert "not permitted to signal it" in text

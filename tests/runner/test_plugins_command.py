@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,13 @@ def test_help_does_not_break_because_of_bad_plugins(tmp_path: Path, site: Path, 
     assert done.returncode == 0
     assert "trio-sup" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_whoever_has_seen_enough_of_the_list_hears_no_complaint() -> None:
+    command = [sys.executable, "-m", "trio_sup", "plugins", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        listing.stdout.close()
+        assert listing.stderr.read() == ""
+        assert listing.wait() == 1

@@ -19,7 +19,7 @@ from trio_sup.testing import FakeSystem, cancel_at_every_step
 SPEC = BackendSpec(name="store", command=[sys.executable, "-c", "pass"])
 
 
-@pytest.mark.parametrize("was_used_before", [False, True])
+@pytest.mark.parametrize("was_used_before", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_the_directory_is_let_go_whenever_it_is_cancelled(tmp_path: Path, was_used_before: bool) -> None:
     counter = 0
     opened: list[trio_sup.Supervisor] = []

@@ -6,7 +6,6 @@ import functools
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import attrs
 import trio
@@ -98,7 +97,7 @@ class WebArchive:
         what = shown(fetch.uri)
         if fetch.verification and not fetch.sha256:
             raise InstallFailed(what, "its gallery wants signatures, and an archive has none")
-        add_headers = functools.partial(self._add_headers, urlsplit(fetch.uri).scheme)
+        add_headers = functools.partial(self._add_headers, fetch.uri.partition(":")[0].lower())
         # In a thread: it loads the client, and the certificates of the system.
         make_client = functools.partial(http_client, event_hooks={"request": [add_headers]})
         async with await trio.to_thread.run_sync(make_client, limiter=trio.CapacityLimiter(1)) as client:
@@ -129,6 +128,7 @@ class WebArchive:
 
     async def _add_headers(self, scheme: str, request: httpx2.Request) -> None:
         """Called for each request, redirected ones included: what is for one host must not go to another."""
+        await trio.lowlevel.checkpoint()
         for name in {name for headers in self.headers.values() for name in headers}:
             if name in request.headers:
                 del request.headers[name]

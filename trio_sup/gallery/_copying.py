@@ -86,12 +86,15 @@ class _Copying:
         todo: list[tuple[str, ...]] = [()]
         while todo:
             parts = todo.pop()
+            found: list[tuple[str, os.stat_result]] = []
             with self._reading(parts), source.opened(parts) as opened, os.scandir(opened) as entries:
-                found = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in entries)
-            with source.opened(parts) as opened:
-                for name, status in found:
+                for entry in entries:
                     trio.from_thread.check_cancelled()
                     self._count_member()
+                    found.append((entry.name, entry.stat(follow_symlinks=False)))
+            with source.opened(parts) as opened:
+                for name, status in sorted(found):
+                    trio.from_thread.check_cancelled()
                     if self._copy_one(opened, parts, name, status, into):
                         todo.append((*parts, name))
         # Last: whatever is written into a directory changes its time.

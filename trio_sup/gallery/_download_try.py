@@ -18,6 +18,8 @@ from ._partial_file import PartialFile
 if TYPE_CHECKING:
     import httpx2
 
+TELL_EVERY = 0.5
+"""Seconds after which a slow download is told of, although less than a batch has arrived."""
 BATCH = 1024 * 1024
 """Bytes that are hashed and written at once, in a thread."""
 END_TIMEOUT = 1.0
@@ -145,10 +147,10 @@ class Try:
     async def _receive(self, response: httpx2.Response, arrived: PartialFile, total: int | None) -> None:
         """Take in the body. What has arrived is written also if this is broken off."""
         pieces: list[bytes] = []
-        pending = 0
+        pending, flushed_at = 0, trio.current_time()
 
         async def flush() -> None:
-            nonlocal pending
+            nonlocal pending, flushed_at
             data = b"".join(pieces)
             pieces.clear()
             pending = 0
@@ -156,6 +158,7 @@ class Try:
                 # In a thread: a disk that is slow to write must not hold up everything else.
                 await trio.to_thread.run_sync(arrived.add, data, limiter=self.limiter)
                 self.report(arrived.size, total)
+            flushed_at = trio.current_time()
 
         chunks = response.aiter_raw()
         try:
@@ -170,7 +173,7 @@ class Try:
                 pending += len(chunk)
                 if self.most is not None and arrived.size + pending > self.most:
                     raise ArchiveTooLarge(self.what, f"it has more than {self.most} bytes")
-                if pending >= BATCH:
+                if pending >= BATCH or trio.current_time() - flushed_at >= TELL_EVERY:
                     await flush()
         except BaseException:
             await _break_off(response, chunks)

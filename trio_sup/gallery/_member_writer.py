@@ -96,6 +96,8 @@ class MemberWriter:
             if not member.isdir():
                 raise _Refused("has no name")
             return
+        if member.size < 0:
+            raise _Refused(f"has a size of {member.size} bytes")
         place = self._writer.place(parts)
         if self._layer and place[1].startswith(_WHITEOUT):
             self._white_out(place)

@@ -96,9 +96,7 @@ class Unpacker:
         while rest := content.read(CHUNK):
             left -= len(rest)
             if left < 0:
-                raise ArchiveTooLarge(
-                    self.what, f"after its end it goes on for more than {self.limits.max_bytes} bytes"
-                )
+                raise ArchiveTooLarge(self.what, f"more than {self.limits.max_bytes} bytes follow its end (max_bytes)")
 
     def finish(self, *, lift: bool = False) -> None:
         """Look, now that everything is there, whether a link leads out; to be called once, after the last `unpack`.

@@ -46,9 +46,11 @@ def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
         if not all(isinstance(reason, (TrioSupError, BrokenPipeError)) for reason in reasons):
             raise
         if any(isinstance(reason, BrokenPipeError) for reason in reasons):
-            # Whoever read our stdout has gone; Python must not stumble over that once more when it flushes.
+            # Whoever read our stdout has gone, as `head` does when it has seen enough; Python must not stumble over
+            # that once more when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _complain("\n".join(map(str, reasons)))
+        if complaints := [str(reason) for reason in reasons if not isinstance(reason, BrokenPipeError)]:
+            _complain("\n".join(complaints))
         return 2 if all(isinstance(reason, ConfigError) for reason in reasons) else 1
 
 

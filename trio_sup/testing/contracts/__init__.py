@@ -8,6 +8,7 @@ The attributes of each class say what the strategy promises beyond the protocol.
 need hypothesis.
 """
 
+from ._gallery_sources import GallerySourceContract
 from ._install_locks import InstallLockContract
 from ._launch_preparations import LaunchPreparationContract
 from ._ports import PortStrategyContract
@@ -17,6 +18,7 @@ from ._stop_policies import StopPolicyContract
 from ._warm_ups import WarmUpContract
 
 __all__ = [
+    "GallerySourceContract",
     "InstallLockContract",
     "LaunchPreparationContract",
     "PortStrategyContract",

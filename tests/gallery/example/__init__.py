@@ -1,0 +1,1 @@
+"""A small gallery of backends that answer with real models; see `build`."""
