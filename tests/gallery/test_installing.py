@@ -331,13 +331,14 @@ async def test_images_are_looked_for_under_other_tags_and_mirrors_without_a_regi
     ]
 
 
-async def test_a_source_that_returns_nonsense_is_named(backends: Path) -> None:
+@pytest.mark.parametrize("nonsense", ["done", None, Fetched(uri=7), Fetched(uri="x", digest=b"x")])  # type: ignore[arg-type]
+async def test_a_source_that_returns_nonsense_is_named(backends: Path, nonsense: Any) -> None:
     class Nonsense(Scripted):
         async def fetch(self, fetch: Fetch) -> Fetched:
             await super().fetch(fetch)
-            return "done"  # type: ignore[return-value]
+            return nonsense  # type: ignore[no-any-return]
 
-    with pytest.raises(InstallFailed, match="returned 'done' instead of a Fetched"):
+    with pytest.raises(InstallFailed, match="instead of a Fetched"):
         await installer_of(backends, source=Nonsense()).install("test://x", name="x")
     assert live(backends) == []
 
@@ -588,6 +589,23 @@ async def test_a_meta_that_cannot_be_put_in_place_takes_its_release_back(
     assert leftovers(backends) == []
 
 
+async def test_what_cannot_even_be_put_back_is_said(backends: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = Box.put
+
+    def failing(self: Box, name: str, place: Path) -> None:
+        if place.name == "engine":
+            raise OSError(errno.EIO, "Input/output error")
+        put(self, name, place)
+
+    def failing_too(self: Box, name: str, place: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Box, "put", failing)
+    monkeypatch.setattr(Box, "take_back", failing_too)
+    with pytest.raises(InstallFailed, match=r"Input/output error\. And what was at .*cpu-engine could not be put back"):
+        await installer_of(backends, *ENGINE, source=Scripted()).install("engine")
+
+
 @pytest.mark.parametrize("force", [False, True])
 async def test_tasks_that_install_the_same_take_turns(backends: Path, force: bool) -> None:
     source = Scripted()
@@ -603,7 +621,9 @@ async def test_tasks_that_install_the_same_take_turns(backends: Path, force: boo
                 nursery.start_soon(install)
     assert len(source.fetched) == (3 if force else 1)
     assert version_of(backends / "cpu-engine") == "1"
-    assert live(backends) == ["cpu-engine", "engine"]
+    # Whoever comes after the concrete one finds that its alias means it, and needs no meta.
+    assert set(live(backends)) <= {"cpu-engine", "engine"}
+    assert installer.find("engine").concrete == "cpu-engine"
     assert leftovers(backends) == []
 
 

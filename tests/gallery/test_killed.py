@@ -73,8 +73,8 @@ def killing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killing]
         assert process.wait(30) == 0
 
 
-# Every step takes long; the quick run takes every seventh, beginning anywhere.
-EACH = pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+# Every step takes long; the quick run takes every third, beginning anywhere.
+EACH = pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
 
 
 @EACH

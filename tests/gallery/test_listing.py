@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trio_sup._releases import RESERVED_SUFFIXES, Metadata, Release
+from trio_sup.gallery._identity import meant_by
 from trio_sup.gallery._listing import take_inventory
 from trio_sup.gallery._metadata_file import MOST_BYTES, read_metadata, write_metadata
 
@@ -166,6 +167,24 @@ def test_a_meta_of_a_meta_stands_for_nothing(tmp_path: Path) -> None:
     release(tmp_path, "a", {"meta_backend_for": "b"}, script=False)
     release(tmp_path, "b", {"meta_backend_for": "a"}, script=False)
     assert all(each.concrete is None for each in rows(tmp_path).values())
+
+
+def test_a_meta_that_claims_anothers_name_goes_by_that_of_its_directory(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        release(tmp_path, name)
+    release(tmp_path, "a", {"name": "one", "meta_backend_for": "two"}, script=False)
+    for name in ("b", "c"):
+        release(tmp_path, name, {"name": "free", "meta_backend_for": "two"}, script=False)
+    inventory = take_inventory(tmp_path)
+    assert [(each.name, each.concrete) for each in inventory.releases] == [
+        ("a", "two"),
+        ("c", "two"),
+        ("free", "two"),
+        ("one", "one"),
+        ("two", "two"),
+    ]
+    assert {name: meta.path.name for name, meta in inventory.metas.items()} == {"a": "a", "free": "b", "c": "c"}
+    assert meant_by(inventory, "one") == ("one",)
 
 
 @pytest.mark.parametrize(

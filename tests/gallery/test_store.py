@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -82,6 +83,37 @@ def test_many_hold_the_same(store: Store) -> None:
     with store.hold(one), store.hold(one):
         assert store.is_held(one)
     assert not store.is_held(one)
+
+
+def test_what_is_replaced_while_it_is_being_held_is_held_in_its_new_form(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the opening and the lock it goes to the trash, where a sweep has it already."""
+    one = write_version(store.path_of("one"), "1")
+    lock = fcntl.flock
+    swept: list[int] = []
+
+    def first_replaced(opened: int, operation: int) -> None:
+        if not swept:
+            swept.append(open_directory(store.trash.take(one)))
+            lock(swept[0], fcntl.LOCK_EX)
+            write_version(one, "2")
+        lock(opened, operation)
+
+    monkeypatch.setattr(fcntl, "flock", first_replaced)
+    with store.hold(one) as hold:
+        assert hold.identity[1] == one.stat().st_ino
+    os.close(swept[0])
+
+
+def test_what_somebody_has_for_himself_cannot_be_held(store: Store) -> None:
+    opened = open_directory(write_version(store.path_of("one"), "1"))
+    fcntl.flock(opened, fcntl.LOCK_EX)
+    before = descriptors()
+    with pytest.raises(BlockingIOError, match="is being deleted"):
+        store.hold(store.path_of("one"))
+    assert descriptors() == before
+    os.close(opened)
 
 
 def test_what_is_not_there_cannot_be_held(store: Store, tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ class Installer:
             UnknownSource: No plugin fetches such addresses.
             NotProven: Integrity is required, and nothing proves it; nothing was written.
             InstallFailed: It could not be fetched, or must not be used.
+            OSError: The directory of releases cannot be read.
 
         Cancellation: leaves nothing but what was downloaded, for the next time.
         """

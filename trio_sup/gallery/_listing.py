@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 import attrs
@@ -68,21 +68,21 @@ def take_inventory(user: Path, system: Path | None = None, *, prefer: Sequence[s
             rows[path.name] = Release(name=path.name, concrete=path.name, directory=path, system=True)
     concrete: dict[str, Release] = {}
     metas: dict[str, tuple[Path, Metadata, str | None]] = {}
-    for path in _directories(user):
+    directories = _directories(user)
+    taken = {path.name for path in directories}
+    for path in directories:
         recorded = read_metadata(path)
         if _is_runnable(path):
             concrete[path.name] = _concrete(path, recorded.metadata, recorded.problem)
         elif recorded.missing:
             continue  # nobody has ever installed it
         elif recorded.metadata.meta_backend_for or recorded.problem:
-            metas[_name_of_meta(path, recorded.metadata)] = path, recorded.metadata, recorded.problem
+            name = _name_of_meta(path, recorded.metadata, taken)
+            taken.add(name)
+            metas[name] = path, recorded.metadata, recorded.problem
         else:
             concrete[path.name] = _concrete(path, recorded.metadata, f"there is no {RUN_SCRIPT} in it; install it anew")
-    rows |= {
-        name: _meta(name, metadata, problem, concrete)
-        for name, (_, metadata, problem) in metas.items()
-        if name not in concrete
-    }
+    rows |= {name: _meta(name, metadata, problem, concrete) for name, (_, metadata, problem) in metas.items()}
     rows |= concrete
     for alias, meant in _aliases(concrete.values(), prefer).items():
         # The files that are called so are meant before those that are only nicknamed so.
@@ -119,11 +119,13 @@ def _concrete(path: Path, metadata: Metadata, problem: str | None) -> Release:
     return Release(name=path.name, concrete=path.name, directory=path, metadata=metadata, problem=problem)
 
 
-def _name_of_meta(path: Path, metadata: Metadata) -> str:
+def _name_of_meta(path: Path, metadata: Metadata, taken: Set[str]) -> str:
+    """The name that is recorded, unless that is another's, or none."""
     try:
-        return check_release_name(metadata.name or path.name)
+        name = check_release_name(metadata.name)
     except InvalidValue:
         return path.name
+    return path.name if name in taken else name
 
 
 def _meta(name: str, metadata: Metadata, problem: str | None, concrete: Mapping[str, Release]) -> Release:

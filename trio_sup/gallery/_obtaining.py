@@ -6,7 +6,9 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -204,9 +206,17 @@ class Obtaining:
         finally:
             meter.close()
         attempt.raise_error()
-        if not isinstance(fetched, Fetched):
-            raise InstallFailed(in_words(uri), f"its source returned {fetched!r} instead of a Fetched")
+        _refuse_nonsense(fetched, uri)
         return fetched
+
+
+def _refuse_nonsense(fetched: Any, uri: str) -> None:
+    if not (
+        isinstance(fetched, Fetched)
+        and isinstance(fetched.uri, str)
+        and (fetched.digest is None or isinstance(fetched.digest, str))
+    ):
+        raise InstallFailed(in_words(uri), f"its source returned {fetched!r} instead of a Fetched")
 
 
 class _NoRoom(Exception):
@@ -248,4 +258,5 @@ class _Attempt:
             self._error = _NoRoom(
                 f"it needs {bytes_in_words(total - done)}, and {self.directory} has {bytes_in_words(free)} left"
             )
-            self._trio.run_sync_soon(self.scope.cancel)
+            with suppress(trio.RunFinishedError):  # a thread that nobody waits for any more
+                self._trio.run_sync_soon(self.scope.cancel)

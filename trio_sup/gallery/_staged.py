@@ -85,9 +85,13 @@ class Staged:
                 box.put(part.name, part.live)
                 done.append(part)
         except OSError as error:
-            for part in reversed(done):
-                box.take_back(part.name, part.live)
-            raise InstallFailed(self._what, why_unmovable(error, part.live)) from error
+            why = why_unmovable(error, part.live)
+            for put in reversed(done):
+                try:
+                    box.take_back(put.name, put.live)
+                except OSError as second:
+                    why += f". And what was at {put.live} could not be put back: {second.strerror}"
+            raise InstallFailed(self._what, why) from error
 
 
 def why_unmovable(error: OSError, live: Path) -> str:

@@ -26,6 +26,9 @@ OWN = ".trio-sup"
 """What is ours among the releases; listings leave out what begins with a dot."""
 
 
+_TRIES = 1000
+
+
 @attrs.define(eq=False)
 class Hold:
     """Keeps the files of a release where they are, for one who runs from them, until it is closed.
@@ -159,18 +162,19 @@ class Store:
         Raises:
             OSError: It cannot be opened, or is being deleted.
         """
-        while True:
+        for _ in range(_TRIES):
             opened = open_directory(directory)
             try:
                 status = os.fstat(opened)
-                if not try_flock(opened, fcntl.LOCK_SH):
-                    raise BlockingIOError(f"{directory} is being deleted")
-                if is_still(directory, opened):  # else it was replaced since it was opened
+                # If it is not ours, it was replaced since it was opened, and may even be on its way out of the trash.
+                if try_flock(opened, fcntl.LOCK_SH) and is_still(directory, opened):
                     return Hold((status.st_dev, status.st_ino), opened)
             except BaseException:
                 os.close(opened)
                 raise
             os.close(opened)
+            os.sched_yield()
+        raise BlockingIOError(f"{directory} is being deleted")
 
     def holders(self, directory: Path) -> Sequence[Holder]:
         """Who runs from *directory*, as far as that can be seen; written as text: ``trio-sup (pid 123)``."""
