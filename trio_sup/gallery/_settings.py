@@ -51,7 +51,7 @@ def _to_sources(value: object) -> Mapping[str, Mapping[str, Any]]:
         raise InvalidValue(value, "expected a table of options for each scheme")
     for scheme, options in value.items():
         if not isinstance(scheme, str) or not isinstance(options, Mapping):
-            raise InvalidValue(options, f"{scheme}: expected a table of options")
+            raise InvalidValue("(hidden)", f"{scheme}: expected a table of options")
     return dict(value)
 
 
@@ -81,4 +81,6 @@ class Galleries:
     require_integrity: bool = attrs.field(default=False, converter=_to_flag)
     capability: str | None = attrs.field(default=None, converter=attrs.converters.optional(_to_capability))
     limits: UnpackLimits = attrs.field(factory=UnpackLimits, validator=attrs.validators.instance_of(UnpackLimits))
-    sources: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_to_sources, hash=False)
+    sources: Mapping[str, Mapping[str, Any]] = attrs.field(
+        factory=dict, converter=_to_sources, hash=False, repr=False
+    )  # headers among them may be secret
