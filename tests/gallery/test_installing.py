@@ -16,7 +16,6 @@ import trio.testing
 
 from tests.conftest import descriptors
 from tests.gallery.installs import (
-    FILES,
     Scripted,
     installer_of,
     leftovers,
@@ -738,7 +737,3 @@ async def test_find_wants_what_can_be_run(backends: Path) -> None:
         installer.find("cpu-engine")
     assert installer.find("cpu-engine", runnable=False).problem is not None
     assert installer.directory("missing") is None
-
-
-def test_files_are_those_of_the_helper() -> None:
-    assert set(FILES) == {"run.sh", "lib/a/b.txt", "data"}

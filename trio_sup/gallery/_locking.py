@@ -55,9 +55,12 @@ async def locks_held(lock: InstallLock, keys: Iterable[str], *, waiting: Callabl
                 for wanted in sorted(set(keys)):
                     await held.enter_async_context(lock.hold(wanted, shared=False))
                 telling.cancel(reason="it is held")
-                yield
+                try:
+                    yield
+                except BaseException as error:
+                    failed = error  # none of the locks' business; a nursery in one of them would wrap it
         except BaseException as error:
-            failed = error
+            failed = failed or error
         telling.cancel(reason="it is over")
     if failed is not None:
         # Not in a group: whoever waits in the block raises what it raises.
