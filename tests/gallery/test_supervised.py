@@ -14,6 +14,7 @@ import trio
 
 import trio_sup
 from tests.conftest import descriptors, next_of
+from tests.gallery.http_server import Page, http_server
 from tests.gallery.releases import write_release
 from trio_sup import (
     BackendSpec,
@@ -305,6 +306,25 @@ async def test_an_upgrade_that_cannot_be_fetched_stops_nothing(tmp_path: Path, b
             (still,) = sup.backends
             assert (still.pid, still.phase) == (backend.pid, Phase.READY)
             assert own_directory(backends) == []
+
+
+async def test_whoever_asks_for_what_is_newer_is_not_told_what_was_new_an_hour_ago(
+    tmp_path: Path, backends: Path
+) -> None:
+    entry = {"name": "one", "uri": str(write_release(tmp_path / "one")), "version": "1"}
+    async with http_server() as server:
+        server.pages["/index.yaml"] = Page(body=json.dumps([entry]).encode())
+        gallery = Gallery(name="own", url=f"{server.url}/index.yaml")
+        with trio.fail_after(30):
+            async with trio_sup.open_supervisor(galleries=galleries(backends, index=(gallery,))) as sup:
+                await sup.install("one")
+                assert await sup.upgrades() == ()
+                server.pages["/index.yaml"] = Page(body=json.dumps([{**entry, "version": "2"}]).encode())
+                assert [each.why for each in await sup.upgrades()] == ["version 2 instead of 1"]
+                server.pages.clear()  # what was read last still serves
+                upgraded = await sup.upgrade("one")
+                assert upgraded is not None
+                assert upgraded.release.metadata.version == "2"
 
 
 async def test_nothing_newer_is_no_upgrade(tmp_path: Path, backends: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 import trio
 
-from .._gallery_errors import DownloadFailed, InstallFailed
+from .._gallery_errors import DownloadFailed, GalleryUnavailable, InstallFailed
 from .._releases import Metadata, Release
 from ..errors import InvalidValue, TrioSupError
 from ._addresses import shown
@@ -110,6 +111,10 @@ class Upgrades:
         found: dict[str, Upgrade] = {}
         failures: dict[str, Exception] = {}
         limiter = trio.CapacityLimiter(AT_ONCE)
+        if any(_is_of_a_gallery(release) for release in releases):
+            # Whoever asks for what is new means now; where that cannot be had, an earlier copy has to do.
+            with suppress(GalleryUnavailable):
+                await self.catalogue.entries(refresh=True)
         entries = {release.name: await self.entry_for(release) for release in releases}
 
         async def look(release: Release) -> None:
@@ -161,9 +166,9 @@ class Upgrades:
         Raises:
             GalleryUnavailable: No gallery that might have it can be read.
         """
-        recorded = release.metadata
-        if recorded.gallery_url is None and recorded.uri is not None:
+        if not _is_of_a_gallery(release):
             return None
+        recorded = release.metadata
         named = await self.catalogue.called(recorded.name or release.name)
         entries = [entry for entry in named if not entry.is_meta]
         own = (entry for entry in entries if shown(entry.gallery.url) == recorded.gallery_url)
@@ -194,6 +199,11 @@ class Upgrades:
         if address is None:
             raise InstallFailed(release.name, f"{in_words(uri)}, where it came from, is no address any more")
         return plan_for_address(address, name=release.name, alias=release.metadata.alias, sha256=None)
+
+
+def _is_of_a_gallery(release: Release) -> bool:
+    # One of unknown origin may be of one, too.
+    return release.metadata.gallery_url is not None or release.metadata.uri is None
 
 
 def _places(installed: Metadata, entry: IndexEntry | None) -> list[str]:
