@@ -25,6 +25,11 @@ class Page:
         etag: Its validator; None for that of its content, empty for none.
         redirect: Where to send whoever asks.
         length: Whether it says how long it is.
+        heeds_if_range: Whether it heeds If-Range; not every cache does.
+        shift: By how many bytes another range than the one asked for is sent.
+        always_partial: Whether it answers with 206 although nobody asked for a range.
+        silent: Whether each of the next requests gets no answer at all, one each time.
+        piece_bytes, pause: How many bytes to send at once, and the seconds between two pieces.
         headers: More of them.
     """
 
@@ -36,6 +41,12 @@ class Page:
     etag: str | None = None
     redirect: str | None = None
     length: bool = True
+    heeds_if_range: bool = True
+    shift: int = 0
+    always_partial: bool = False
+    silent: list[bool] = attrs.field(factory=list)
+    piece_bytes: int = 1 << 18
+    pause: float = 0.0
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
     def validator(self) -> str:
@@ -64,14 +75,14 @@ class HttpServer:
         """The Range of every request."""
         return [headers.get("range") for _, _, headers in self.requests]
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: trio.abc.Stream) -> None:
         connection = h11.Connection(h11.SERVER)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             async with stream:
                 while True:
                     event = connection.next_event()
                     if event is h11.NEED_DATA:
-                        connection.receive_data(await stream.receive_some(65536))
+                        connection.receive_data(bytes(await stream.receive_some(65536)))
                     elif isinstance(event, h11.Request):
                         if not await self._answer(connection, stream, event):
                             return
@@ -82,13 +93,16 @@ class HttpServer:
                     elif isinstance(event, h11.ConnectionClosed):
                         return
 
-    async def _answer(self, connection: h11.Connection, stream: trio.SocketStream, request: h11.Request) -> bool:
+    async def _answer(self, connection: h11.Connection, stream: trio.abc.Stream, request: h11.Request) -> bool:
         path = request.target.decode().partition("?")[0]
         headers = {name.decode(): value.decode() for name, value in request.headers}
         self.requests.append((request.method.decode(), path, headers))
         page = self.pages.get(path)
         if page is None:
             return await self._send(connection, stream, 404, {}, b"not here\n")
+        if page.silent and page.silent.pop(0):
+            self.stalled.set()
+            await trio.sleep_forever()
         if page.statuses:
             status = page.statuses.pop(0)
             number, wait = status if isinstance(status, tuple) else (status, "")
@@ -99,9 +113,11 @@ class HttpServer:
         if page.validator():
             more["etag"] = page.validator()
         body, status_code = page.body, 200
-        asked = headers.get("range")
-        if page.ranges and asked is not None and headers.get("if-range", page.validator()) == page.validator():
-            first = int(asked.removeprefix("bytes=").partition("-")[0])
+        asked = headers.get("range") if page.ranges else None
+        if asked is not None and page.heeds_if_range and headers.get("if-range", page.validator()) != page.validator():
+            asked = None
+        if asked is not None or page.always_partial:
+            first = int(asked.removeprefix("bytes=").partition("-")[0]) + page.shift if asked is not None else 0
             if first >= len(body):
                 more["content-range"] = f"bytes */{len(body)}"
                 return await self._send(connection, stream, 416, more, b"")
@@ -114,7 +130,7 @@ class HttpServer:
     async def _send(
         self,
         connection: h11.Connection,
-        stream: trio.SocketStream,
+        stream: trio.abc.Stream,
         status: int,
         headers: Mapping[str, str],
         body: bytes,
@@ -132,10 +148,13 @@ class HttpServer:
         cut = page.cut_after.pop(0) if page is not None and page.cut_after else None
         stall = page.stall_after.pop(0) if page is not None and page.stall_after else None
         body = body[: cut if cut is not None else stall]
-        for start in range(0, len(body), 1 << 18):
-            piece = body[start : start + (1 << 18)]
+        step = page.piece_bytes if page is not None else len(body)
+        for start in range(0, len(body), step or 1):
+            piece = body[start : start + step]
             self.sent += len(piece)
             await stream.send_all(connection.send(h11.Data(data=piece)) or b"")
+            if page is not None and page.pause:
+                await trio.sleep(page.pause)
         if cut is not None:
             return False
         if stall is not None:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import random
+import threading
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import descriptors
 from tests.gallery.http_server import HttpServer, Page, http_server
 from trio_sup._gallery_errors import ArchiveTooLarge, DigestMismatch, DownloadFailed
-from trio_sup.gallery import Downloaded, _download, download, http_client
+from trio_sup.gallery import Downloaded, _download, _download_try, download, http_client
+from trio_sup.testing import cancel_at_every_step
 
 BODY = random.Random(5).randbytes(3_000_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -315,3 +319,136 @@ async def test_a_link_in_the_place_of_the_partial_is_not_followed(tmp_path: Path
         with pytest.raises(OSError, match=r"f\.partial"):
             await fetch(server, tmp_path / "f")
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+async def test_what_several_tries_made_and_is_wrong_is_fetched_once_more_and_then_refused(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, cut_after=[1_000_000])
+        with pytest.raises(DigestMismatch):
+            await fetch(server, tmp_path / "f", sha256="0" * 64)
+        assert server.ranges() == [None, "bytes=1000000-", None]
+    assert left(tmp_path) == []
+
+
+async def test_a_cache_that_does_not_heed_if_range_mixes_no_two_versions(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=b"old" * 1_000_000, cut_after=[600_000])
+        with pytest.raises(DownloadFailed):
+            await fetch(server, tmp_path / "f", retries=0)
+        server.pages["/file"] = Page(body=BODY, heeds_if_range=False)
+        await fetch(server, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+async def test_another_range_than_the_one_asked_for_is_not_taken(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, cut_after=[600_000], shift=100)
+        await fetch(server, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+async def test_a_range_that_nobody_asked_for_is_refused(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, always_partial=True, cut_after=[1000] * 9)
+        with pytest.raises(DownloadFailed, match="the server said 206"):
+            await fetch(server, tmp_path / "f")
+
+
+async def test_a_file_that_has_become_shorter_is_not_taken_for_complete(tmp_path: Path) -> None:
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, cut_after=[600_000], etag='"same"')
+        with pytest.raises(DownloadFailed):
+            await fetch(server, tmp_path / "f", retries=0)
+        server.pages["/file"] = Page(body=BODY[:600_000], etag='"same"')
+        with pytest.raises(DownloadFailed, match="has 600000 bytes"):
+            await fetch(server, tmp_path / "f", size=len(BODY))
+    assert not (tmp_path / "f").exists()
+
+
+async def test_one_that_begins_anew_each_time_ends(tmp_path: Path) -> None:
+    cuts = [400_000, 500_000, *[300_000, 500_000] * 50]
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, ranges=False, cut_after=cuts)
+        with pytest.raises(DownloadFailed, match="in a row"):
+            await fetch(server, tmp_path / "f", retries=4)
+        assert len(server.requests) == 2 + 4
+
+
+async def test_a_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_download_try, "HEADER_TIMEOUT", 0.2)
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=BODY, silent=[True])
+        assert (await fetch(server, tmp_path / "f")).size == len(BODY)
+        server.pages["/file"] = Page(body=BODY, silent=[True, True])
+        with pytest.raises(DownloadFailed, match=r"did not answer within 0\.2 s, 2 times in a row"):
+            await fetch(server, tmp_path / "g", retries=1)
+
+
+async def test_proxies_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with http_server() as server:
+        monkeypatch.setenv("HTTP_PROXY", server.url)
+        server.pages["http://somewhere.invalid/file"] = Page(body=BODY)
+        with trio.fail_after(30):
+            async with http_client() as client:
+                await download(client, "http://somewhere.invalid/file", tmp_path / "f", sha256=SHA256)
+
+
+async def test_a_disk_that_is_slow_holds_up_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, at_work, seen = os.write, threading.Event(), threading.Event()
+
+    def slowly(file: int, data: Any) -> int:
+        if os.readlink(f"/proc/self/fd/{file}").endswith(".partial") and not at_work.is_set():
+            at_work.set()
+            assert seen.wait(20), "Trio stood still while the disk was written to"
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", slowly)
+    async with http_server() as server, trio.open_nursery() as nursery:
+        server.pages["/file"] = Page(body=BODY)
+        nursery.start_soon(lambda: fetch(server, tmp_path / "f"))
+        with trio.fail_after(20):
+            while not at_work.is_set():
+                await trio.sleep(0.005)
+        seen.set()
+
+
+async def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    body = bytes(64 * 2**20)
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=body)
+        async with http_client() as client:
+            tracemalloc.start()
+            try:
+                await download(client, f"{server.url}/file", tmp_path / "f")
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+    assert peak < 12 * 2**20
+
+
+async def test_cancelled_at_any_step_it_keeps_a_beginning_that_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_download_try, "TELL_EVERY", 0.0)
+    body = BODY[:3000]
+    before = descriptors()
+    async with http_server() as server:
+        server.pages["/file"] = Page(body=body, piece_bytes=1000)
+        to = tmp_path / "f"
+
+        async def operation() -> None:
+            to.unlink(missing_ok=True)
+            async with http_client() as client:
+                await download(client, f"{server.url}/file", to)
+
+        async def check() -> None:
+            partial = to.with_name("f.partial")
+            if partial.exists():
+                assert body.startswith(partial.read_bytes())
+            else:
+                assert not to.exists() or to.read_bytes() == body
+
+        with trio.fail_after(60):
+            assert await cancel_at_every_step(operation, check) > 20
+    assert to.read_bytes() == body
+    assert descriptors() == before

@@ -14,7 +14,7 @@ import trio
 
 from .._gallery_errors import DigestMismatch, DownloadFailed
 from ._addresses import shown
-from ._download_try import Again, Report, Try
+from ._download_try import HEADER_TIMEOUT, Again, Report, Try
 from ._partial_file import PartialFile
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 STALL_TIMEOUT = 60.0
 """Seconds without a byte after which a try counts as broken off. Source: the LocalAI downloader's (spec 7.8)."""
-HEADER_TIMEOUT = 120.0
-"""Seconds until the head of an answer. Source: likewise."""
 CONNECT_TIMEOUT = 30.0
 RETRIES = 5
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
@@ -98,7 +96,7 @@ async def download(
         auth: An ``httpx2.Auth``.
         report: Told how many bytes are there, and how many there will be (None while unknown).
         stall_timeout: Seconds without a byte after which a try counts as broken off.
-        retries: How many tries in a row may fail without a byte, after the first one.
+        retries: How many tries in a row may fail without getting further, after the first one.
         explain: Asked what to say of a status that ends it; None for the usual words.
 
     Raises:
@@ -133,10 +131,10 @@ async def download(
         if wanted is not None and arrived.hash.hexdigest() == wanted:
             final = url  # all of it is here already
         else:
-            earlier = arrived.earlier
             final = await _try_until_it_is_here(each, arrived, retries)
-            if earlier and arrived.earlier and wanted not in (None, arrived.hash.hexdigest()):
-                # What was kept may have been damaged here: the power may have failed before it was on the disk.
+            if arrived.earlier and wanted not in (None, arrived.hash.hexdigest()):
+                # It was put together from several tries, any of which may be what is wrong with it; and what was kept
+                # may have been damaged here: the power may have failed before it was on the disk.
                 await each.restart(arrived)
                 final = await _try_until_it_is_here(each, arrived, retries)
         found = arrived.hash.hexdigest()
@@ -154,13 +152,14 @@ async def download(
 
 
 async def _try_until_it_is_here(each: Try, arrived: PartialFile, retries: int) -> str:
-    tries = 0
+    tries, furthest = 0, arrived.size
     while True:
-        before = arrived.size
         try:
             return await each.run(arrived)
         except Again as error:
-            tries = 1 if arrived.size > before else tries + 1
+            # Only what no try has reached before counts: those that begin anew each time would never end.
+            tries = 1 if arrived.size > furthest else tries + 1
+            furthest = max(furthest, arrived.size)
             if tries > retries:
                 raise DownloadFailed(each.what, f"{error}, {tries} times in a row") from error
             pause = min(FIRST_WAIT * 2 ** min(tries - 1, 10), LONGEST_WAIT) * random.uniform(0.7, 1)

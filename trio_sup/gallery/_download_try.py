@@ -22,6 +22,11 @@ TELL_EVERY = 0.5
 """Seconds after which a slow download is told of, although less than a batch has arrived."""
 BATCH = 1024 * 1024
 """Bytes that are hashed and written at once, in a thread."""
+HEADER_TIMEOUT = 120.0
+"""Seconds until the head of an answer, redirects and logging in included.
+
+Source: the LocalAI downloader's (spec 7.8).
+"""
 END_TIMEOUT = 1.0
 """Seconds for closing a connection whose answer is not wanted any more."""
 
@@ -29,8 +34,6 @@ _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 # No longer ones: a number of thousands of digits is no number any more.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
-_COMPLETE = -1
-"""In place of a total: nothing is missing."""
 
 Report = Callable[[int, "int | None"], None]
 
@@ -77,10 +80,14 @@ class Try:
             headers["Range"] = f"bytes={arrived.size}-"
             if arrived.validator:
                 headers["If-Range"] = arrived.validator
-        given = {} if self.auth is None else {"auth": self.auth}
         try:
-            async with self.client.stream("GET", self.url, headers=headers, **given) as response:
-                return await self._take(response, arrived)
+            response = await self._head(headers)
+            try:
+                await self._take(response, arrived, ranged="Range" in headers)
+                return str(response.url)
+            finally:
+                with trio.move_on_after(END_TIMEOUT, shield=True):
+                    await response.aclose()
         except httpx2.TimeoutException as error:
             raise Again(f"{self._host()} did not answer in time") from error
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
@@ -98,45 +105,59 @@ class Try:
         """Start from nothing. In a thread: to let go of a large file takes its time."""
         await trio.to_thread.run_sync(arrived.begin, validator, limiter=self.limiter)
 
-    async def _take(self, response: httpx2.Response, arrived: PartialFile) -> str:
-        total = await self._begin(response, arrived)
-        if total == _COMPLETE:
-            return str(response.url)
+    async def _head(self, headers: Mapping[str, str]) -> httpx2.Response:
+        """Ask, and wait for the head of the answer; the client itself would wait for ever if it came byte by byte."""
+        request = self.client.build_request("GET", self.url, headers=headers)
+        given = {} if self.auth is None else {"auth": self.auth}
+        with trio.move_on_after(HEADER_TIMEOUT):
+            return await self.client.send(request, stream=True, **given)
+        raise Again(f"{self._host()} did not answer within {HEADER_TIMEOUT:g} s")
+
+    async def _take(self, response: httpx2.Response, arrived: PartialFile, *, ranged: bool) -> None:
+        total = await self._begin(response, arrived, ranged)
         if total is not None and self.size is not None and total != self.size:
             why = f"the server has {total} bytes of it, and it should have {self.size}"
             raise DownloadFailed(self.what, why, temporary=False)
         if total is not None and self.most is not None and total > self.most:
             raise ArchiveTooLarge(self.what, f"it has {total} bytes, and {self.most} are the most")
         self.report(arrived.size, total)
-        await self._receive(response, arrived, total)
+        if response.status_code != 416:
+            await self._receive(response, arrived, total)
         if total is not None and arrived.size < total:
             raise Again(f"the connection ended after {arrived.size} of {total} bytes")
+        if total is not None and arrived.size > total:
+            await self.restart(arrived)
+            raise Again(f"the server sent more than the {total} bytes that there are")
         if self.size is not None and arrived.size != self.size:
             why = f"it has {arrived.size} bytes, and should have {self.size}"
             await self.restart(arrived)
             raise DownloadFailed(self.what, why, temporary=False)
-        return str(response.url)
 
-    async def _begin(self, response: httpx2.Response, arrived: PartialFile) -> int | None:
+    async def _begin(self, response: httpx2.Response, arrived: PartialFile, ranged: bool) -> int | None:
         """Look at the head of an answer; tells how many bytes there will be in all, None if it does not say."""
         status = response.status_code
         validator = "" if self.immutable else _validator(response.headers)
         content_range = response.headers.get("content-range", "")
-        if status == 206:
+        if status == 206 and ranged:
             match = _CONTENT_RANGE.fullmatch(content_range)
             if match is None or int(match[1]) != arrived.size:
                 await self.restart(arrived)
                 raise Again("the server sent another range than the one asked for")
-            return int(match[3]) if match[3] != "*" else int(match[2]) + 1
+            if validator and arrived.validator and validator != arrived.validator:
+                # Not every cache heeds If-Range.
+                await self.restart(arrived)
+                raise Again("the file on the server is another one now")
+            arrived.earlier = True
+            return int(match[3]) if match[3] != "*" else None
         if status == 200:
             await self.restart(arrived, validator)
             length = response.headers.get("content-length", "")
             return int(length) if _NUMBER.fullmatch(length) else None
-        if status == 416 and arrived.size:
+        if status == 416 and ranged:
             # Everything is there already, if the server says so; else the file is another one now.
             same = validator in (None, arrived.validator)
             if same and content_range == f"bytes */{arrived.size}":
-                return _COMPLETE
+                return arrived.size
             await self.restart(arrived)
             raise Again("the server has no such range")
         why = self.explain(status) or f"the server said {status} {response.reason_phrase}".rstrip()
@@ -155,8 +176,10 @@ class Try:
             pieces.clear()
             pending = 0
             if data:
-                # In a thread: a disk that is slow to write must not hold up everything else.
-                await trio.to_thread.run_sync(arrived.add, data, limiter=self.limiter)
+                # In a thread: a disk that is slow to write must not hold up everything else. Shielded, so that what
+                # has arrived is kept; bounded: it is one batch at most.
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(arrived.add, data, limiter=self.limiter)
                 self.report(arrived.size, total)
             flushed_at = trio.current_time()
 
@@ -179,9 +202,7 @@ class Try:
             await _break_off(response, chunks)
             raise
         finally:
-            # Bounded: it is one batch at most.
-            with trio.CancelScope(shield=True):
-                await flush()
+            await flush()
 
     def _host(self) -> str:
         import httpx2

@@ -23,7 +23,7 @@ class PartialFile:
     Attributes:
         size: Bytes that have arrived.
         validator: What names the version; empty if the address always means the same, None if nobody knows.
-        earlier: Some of it is from an earlier download.
+        earlier: Some of it is from an earlier try.
     """
 
     path: Path
