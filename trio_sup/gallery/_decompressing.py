@@ -4,50 +4,60 @@ from __future__ import annotations
 
 import lzma
 import zlib
-from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from collections.abc import Callable, Iterator
+from typing import IO, BinaryIO, Protocol, cast
+
+from ._zstd_frames import FrameEnds
 
 CHUNK = 256 * 1024
-"""Bytes that are read or written at once."""
+"""Bytes that are read or written at once; a piece of content is never larger, however well it was compressed."""
+INPUT = 64 * 1024
+"""Compressed bytes that are read at once."""
 XZ_MEMORY = 256 * 2**20
 """Memory that an xz stream may ask for; that of ``xz -9`` is 65 MiB."""
 ZSTD_WINDOW = 2**27
-"""The largest window of a zstd stream; that of ``zstd --long`` is 2**27."""
-GZIP_SLICE, XZ_SLICE, ZSTD_SLICE = 16 * 1024, 4 * 1024, 1024
-"""Bytes that are decompressed at once: so few, since hostile ones become 1 000, 7 000 and 33 000 times as many, and all
-of these are in memory then. Measured: 16, 28 and 33 MB, and 1 ms per MB of honest zstd."""
+"""The largest window of a zstd stream. Source: what ``zstd`` itself accepts unless told otherwise."""
+
+_GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
+_KINDS = (
+    (b"PK\x03\x04", "a zip file"),
+    (b"PK\x05\x06", "a zip file"),
+    (b"BZh", "compressed with bzip2, which is not read here"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip file"),
+    (b"Rar!\x1a\x07", "a RAR file"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4, which is not read here"),
+    (b"\x7fELF", "a program or library"),
+    (b"GGUF", "a model (GGUF)"),
+    (b"#!", "a script"),
+    (b"!<arch>\n", "a Debian package or a static library"),
+    (b"\xed\xab\xee\xdb", "an RPM package"),
+    (b"%PDF", "a PDF document"),
+)
 
 
 class BadStream(Exception):
     """The content cannot be read: it is damaged, cut off, or no archive at all."""
 
 
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes) -> bytes: ...
-
-
 def looks_like(start: bytes) -> str:
     """What a file that begins with *start* is, for a message."""
-    if start[:4] == b"PK\x03\x04":
-        return "a zip file"
-    if start[:3] == b"BZh":
-        return "compressed with bzip2, which is not read here"
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text[:1] == b"<":
-        return "a page for a browser"
-    if text[:1] in (b"{", b"["):
-        return "a JSON document"
     if not start:
         return "empty"
+    for magic, words in _KINDS:
+        if start.startswith(magic):
+            return words
+    if _is_compressed(start):
+        return "compressed, but what is in it is no tar archive"
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:1] == b"<":
+        return "an XML document" if text.startswith(b"<?xml") else "a page for a browser"
+    if text[:1] in (b"{", b"["):
+        return "a JSON document"
     return "no tar archive"
 
 
 class Content:
-    """The content of *file*, decompressed: read once, from the beginning to the end.
+    """The content of *file*, decompressed: read once, from the beginning to the end, and never much of it at a time.
 
     Args:
         on_input: Told how many bytes of *file* itself have been read.
@@ -67,81 +77,163 @@ class Content:
         self._on_input = on_input
         self._checkpoint = checkpoint
         self._taken = 0
-        self.start = self._read_input(CHUNK)
-        self._chunk, self._at = self.start, 0  # what was read last of it, and how much of that is used up
-        self._make, self._slice = _decompressor_of(self.start)
-        self._decompressor = self._make() if self._make is not None else None
-        self._buffer = memoryview(b"")
+        self.start = self._input(INPUT)
+        self._pieces = self._decompressed()
+        self._left = memoryview(b"")
 
-    def _read_input(self, count: int) -> bytes:
-        data = self._file.read(count)
+    def read(self, count: int) -> bytes:
+        """The next *count* bytes; fewer only at the end."""
+        parts, missing = [], count
+        while missing and (part := self._some(missing)):
+            parts.append(part)
+            missing -= len(part)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+    def _some(self, most: int) -> memoryview:
+        """Some of the next *most* bytes; none only at the end."""
+        while not self._left:
+            self._checkpoint()
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            self._left = memoryview(piece)
+        some, self._left = self._left[:most], self._left[most:]
+        return some
+
+    # ---- from the packed file to its content, in pieces of a bounded size
+
+    def _input(self, most: int) -> bytes:
+        data = self._file.read(most)
         self._taken += len(data)
         self._on_input(self._taken)
         return data
 
-    def _input(self) -> bytes:
-        """Some more of *file*; nothing only at its end."""
-        if self._at >= len(self._chunk):
-            self._chunk, self._at = self._read_input(CHUNK), 0
-        data = self._chunk[self._at : self._at + self._slice]
-        self._at += len(data)
-        return data
+    def _inputs(self) -> Iterator[bytes]:
+        data = self.start
+        while data:
+            yield data
+            data = self._input(INPUT)
+
+    def _decompressed(self) -> Iterator[bytes]:
+        if self.start.startswith(_GZIP):
+            return self._members(_Gzip, _GZIP)
+        if self.start.startswith(_XZ):
+            return self._members(_Xz, _XZ)
+        if _is_zstd(self.start):
+            return self._zstd()
+        return self._inputs()
+
+    def _members(self, kind: Callable[[], _Decompressor], magic: bytes) -> Iterator[bytes]:
+        """What several streams one after the other (as after ``cat one.gz two.gz``) hold, zeros between them or not."""
+        inputs = self._inputs()
+        rest = b""
+        while True:
+            # Zeros are what tapes and pads leave behind.
+            while not rest:
+                data = next(inputs, None)
+                if data is None:
+                    return
+                rest = data.lstrip(b"\0")
+            if len(rest) < len(magic):
+                rest += next(inputs, b"")
+            if not rest.startswith(magic):
+                raise BadStream("something else follows what is compressed in it")
+            decompressor = kind()
+            while True:
+                try:
+                    piece = decompressor.some(rest)
+                except (zlib.error, lzma.LZMAError, MemoryError) as error:
+                    raise BadStream(f"it is damaged ({error})") from error
+                if piece:
+                    yield piece
+                if decompressor.unused is not None:
+                    rest = decompressor.unused.lstrip(b"\0")
+                    break
+                rest = b""
+                if decompressor.needs_input:
+                    data = next(inputs, None)
+                    if data is None:
+                        raise BadStream("it is cut off in the middle")
+                    rest = data
+
+    def _zstd(self) -> Iterator[bytes]:
+        from zstandard import ZstdDecompressor, ZstdError
+
+        frames = _Frames(self._inputs())
+        reader = ZstdDecompressor(max_window_size=ZSTD_WINDOW).stream_reader(
+            cast(IO[bytes], frames), read_size=INPUT, read_across_frames=True
+        )
+        while True:
+            try:
+                piece = reader.read(CHUNK)
+            except (ZstdError, MemoryError) as error:
+                raise BadStream(f"it is damaged ({error})") from error
+            if not piece:
+                return
+            yield piece
+
+
+class _Decompressor(Protocol):
+    """One compressed stream; `unused` is what follows it, None before its end."""
+
+    needs_input: bool
+    unused: bytes | None
+
+    def some(self, data: bytes) -> bytes: ...
+
+
+class _Gzip:
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        self.needs_input = True
+        self.unused: bytes | None = None
+
+    def some(self, data: bytes) -> bytes:
+        piece = self._zlib.decompress(self._zlib.unconsumed_tail + data, CHUNK)
+        if self._zlib.eof:
+            self.unused = self._zlib.unused_data
+        # A piece of the largest size: more may wait inside, though all of the input is in there.
+        self.needs_input = len(piece) < CHUNK and not self._zlib.unconsumed_tail
+        return piece
+
+
+class _Xz:
+    def __init__(self) -> None:
+        self._lzma = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+        self.needs_input = True
+        self.unused: bytes | None = None
+
+    def some(self, data: bytes) -> bytes:
+        piece = self._lzma.decompress(data, CHUNK)
+        if self._lzma.eof:
+            self.unused = self._lzma.unused_data
+        self.needs_input = self._lzma.needs_input
+        return piece
+
+
+class _Frames:
+    """A file of zstd frames, for the library, which takes the end of the file for that of the last frame."""
+
+    def __init__(self, inputs: Iterator[bytes]) -> None:
+        self._inputs = inputs
+        self._ends = FrameEnds()
 
     def read(self, count: int) -> bytes:
-        """The next *count* bytes; fewer only at the end."""
-        if len(self._buffer) >= count:
-            data, self._buffer = bytes(self._buffer[:count]), self._buffer[count:]
-            return data
-        parts, missing = [bytes(self._buffer)], count - len(self._buffer)
-        self._buffer = memoryview(b"")
-        while missing:
-            piece = self._piece()
-            if not piece:
-                break
-            if len(piece) > missing:
-                self._buffer = memoryview(piece)[missing:]
-                piece = piece[:missing]
-            parts.append(piece)
-            missing -= len(piece)
-        return b"".join(parts)
-
-    def _piece(self) -> bytes:
-        """Some more bytes; none only at the end."""
-        if self._decompressor is None:
-            self._checkpoint()
-            return self._input()
-        while True:
-            self._checkpoint()
-            data = self._input()
-            if not data:
-                if not self._decompressor.eof:
-                    raise BadStream("it is cut off in the middle")
-                return b""
-            if self._decompressor.eof:
-                # Another member follows, as after `cat one.gz two.gz`; zeros are what tapes and pads leave behind.
-                data = data.lstrip(b"\0")
-                if not data:
-                    continue
-                assert self._make is not None
-                self._decompressor = self._make()
-            try:
-                piece = self._decompressor.decompress(data)
-            except Exception as error:  # each library has errors of its own
-                raise BadStream(f"it is damaged ({error})") from error
-            if self._decompressor.eof:
-                self._at -= len(self._decompressor.unused_data)
-            if piece:
-                return piece
+        data = next(self._inputs, b"")
+        assert len(data) <= count
+        try:
+            self._ends.feed(data)
+        except ValueError as error:
+            raise BadStream(f"it is damaged ({error})") from error
+        if not data and not self._ends.between_frames:
+            raise BadStream("it is cut off in the middle")
+        return data
 
 
-def _decompressor_of(start: bytes) -> tuple[Callable[[], _Decompressor] | None, int]:
-    """What makes a decompressor for what begins so, if one is needed; and how much to give it at once."""
-    if start[:2] == b"\x1f\x8b":
-        return lambda: zlib.decompressobj(wbits=31), GZIP_SLICE
-    if start[:6] == b"\xfd7zXZ\0":
-        return lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY), XZ_SLICE
-    if start[:4] == b"\x28\xb5\x2f\xfd" or (start[1:4] == b"\x2a\x4d\x18" and 0x50 <= start[0] <= 0x5F):
-        from zstandard import ZstdDecompressor
+def _is_zstd(start: bytes) -> bool:
+    # An ordinary frame, or one that is to be skipped: some tools write one first.
+    return start[:4] == b"\x28\xb5\x2f\xfd" or (start[1:4] == b"\x2a\x4d\x18" and 0x50 <= start[0] <= 0x5F)
 
-        return lambda: ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj(), ZSTD_SLICE
-    return None, CHUNK
+
+def _is_compressed(start: bytes) -> bool:
+    return start.startswith((_GZIP, _XZ)) or _is_zstd(start)

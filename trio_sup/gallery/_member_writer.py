@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -87,8 +88,8 @@ class MemberWriter:
                     ) from error
                 raise
         # Last: whatever is written into a directory changes its time, and may not be allowed by its mode.
-        for place, mode, time in reversed(self._directories):
-            self._set_directory(place, mode, time)
+        for place, mode, at in reversed(self._directories):
+            self._set_directory(place, mode, at)
 
     def _take_one(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         parts = _parts_of(member.name)
@@ -267,13 +268,13 @@ class MemberWriter:
             raise _Refused("is set-user-id, set-group-id or sticky")
         return (member.mode & 0o755) | 0o600
 
-    def _set_directory(self, place: Place, mode: int, time: float) -> None:
+    def _set_directory(self, place: Place, mode: int, at: float) -> None:
         status = self._writer.status(place)
         if status is None or not stat.S_ISDIR(status.st_mode):
             return  # something later took its place
         directory = self._writer.parent((*place[0], place[1]))
         os.fchmod(directory, mode)
-        _set_time(directory, time)
+        _set_time(directory, at)
 
 
 def _parts_of(name: str) -> tuple[str, ...]:
@@ -312,7 +313,8 @@ def _write(to: int, data: bytes) -> None:
         written += os.write(to, memoryview(data)[written:])
 
 
-def _set_time(file: int, time: float) -> None:
-    # A time that the file system cannot hold is no reason to fail.
+def _set_time(file: int, at: float) -> None:
+    at = min(max(at, 0.0), time.time())
+    # A time that is none, or that the file system cannot hold, is no reason to fail.
     with contextlib.suppress(OSError, OverflowError, ValueError):
-        os.utime(file, (max(time, 0), max(time, 0)))
+        os.utime(file, (at, at))

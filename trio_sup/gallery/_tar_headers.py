@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
-from typing import BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from ._decompressing import CHUNK, BadStream
 
 MOST_HEADER = 2**20
 """Bytes of one extended header, such as a long name, and of all global ones; they are read into memory."""
+MOST_DIGITS = 256
+"""Digits in a row in a pax header: the library may take the square of that to find out that they are no record."""
 
-_EXTENDED = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_TOO_MANY_DIGITS = re.compile(rb"[0-9]{%d}" % (MOST_DIGITS + 1))
 
 
 class _Archive(tarfile.TarFile):
@@ -52,6 +51,8 @@ class _Header(tarfile.TarInfo):
             archive.global_bytes += self.size
             if archive.global_bytes > MOST_HEADER:
                 raise BadStream(f"its global headers have more than {MOST_HEADER} bytes")
+        if self.type in _PAX:
+            _Ahead.look(archive, self.size)
         return cast(tarfile.TarInfo, super()._proc_member(archive))  # type: ignore[misc]
 
     def _refuse_sparse(self, *args: object) -> tarfile.TarInfo:
@@ -59,6 +60,28 @@ class _Header(tarfile.TarInfo):
         raise BadStream("it has a sparse file, which is not read here; pack it without them")
 
     _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+class _Ahead:
+    """In place of the file of an archive: gives once more what was looked at before the library gets it."""
+
+    def __init__(self, archive: tarfile.TarFile, data: bytes) -> None:
+        self._archive = archive
+        self._file = archive.fileobj
+        self._data = data
+
+    @classmethod
+    def look(cls, archive: tarfile.TarFile, size: int) -> None:
+        """Refuse a pax header of *size* bytes that would take the library for ever."""
+        assert archive.fileobj is not None
+        data = archive.fileobj.read(-(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        if _TOO_MANY_DIGITS.search(data):
+            raise BadStream(f"it has a header with more than {MOST_DIGITS} digits in a row")
+        archive.fileobj = cast(IO[Any], cls(archive, data))
+
+    def read(self, size: int) -> bytes:
+        self._archive.fileobj = self._file
+        return self._data
 
 
 def open_archive(content: BinaryIO) -> tarfile.TarFile:
