@@ -5,7 +5,9 @@ The public names load lazily, so that `trio-sup --version` does not pay for Trio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy
 
 if TYPE_CHECKING:
     from ._gallery_errors import ArchiveTooLarge as ArchiveTooLarge
@@ -111,21 +113,5 @@ _HOMES = {
     "gallery._settings": ("Galleries",),
     "hookspecs": ("hookimpl",),
 }  # fmt: skip
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+__getattr__, __dir__, __all__ = lazy(__name__, _HOMES)
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name in _HOME_OF:
-        value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -17,6 +17,7 @@ LAYERS = [
         "strategies",
         "protocol",
         "_gallery_errors",
+        "_lazy",
         "_log_lines",
         "_options",
         "_phases",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import stat
@@ -16,6 +15,7 @@ import attrs
 import trio
 
 from ..errors import InvalidValue, TrioSupError
+from ..gallery._flocks import holders_of, is_still, try_flock
 from ..strategies import complaints_name_fields
 
 FIRST_WAIT, LONGEST_WAIT = 0.005, 0.05
@@ -75,8 +75,6 @@ class FileLock:
     def holders(self, backend: str) -> Sequence[str]:
         """Who holds the lock of *backend* now, as text such as ``trio-sup (pid 123)``; only those that can be seen from
         here. For messages."""
-        from ..gallery._flocks import holders_of
-
         try:
             path = (self.directory or self._directory()) / _file_of(backend)
             opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -128,11 +126,11 @@ async def _acquire(path: Path, operation: int) -> int:
     while True:
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            while not _try_lock(opened, operation):
+            while not try_flock(opened, operation):
                 await trio.sleep(wait)
                 wait = min(wait * 1.5, LONGEST_WAIT)
             # The holder we waited for may have removed the file: then we hold something nobody else will ask for.
-            if _is_still(path, opened):
+            if is_still(path, opened):
                 return opened
         except BaseException:
             os.close(opened)
@@ -146,7 +144,7 @@ def _release(held: int, path: Path) -> None:
         # Removed only by one who holds it alone: nobody else who got it can have passed the check in `_acquire`.
         # If this fails, somebody else holds it and will try the same. (flock lets go before it tries, so of two
         # who try at once, one succeeds.) The check is for a file that was removed, and made anew, by hand.
-        if _try_lock(held, fcntl.LOCK_EX) and _is_still(path, held):
+        if try_flock(held, fcntl.LOCK_EX) and is_still(path, held):
             path.unlink()
     except OSError:
         pass  # a file too many harms nobody
@@ -155,20 +153,3 @@ def _release(held: int, path: Path) -> None:
         with contextlib.suppress(OSError):
             fcntl.flock(held, fcntl.LOCK_UN)
         os.close(held)
-
-
-def _try_lock(opened: int, operation: int) -> bool:
-    try:
-        fcntl.flock(opened, operation | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
-            return False
-        raise
-    return True
-
-
-def _is_still(path: Path, opened: int) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(opened))
-    except FileNotFoundError:
-        return False
