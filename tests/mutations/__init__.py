@@ -245,8 +245,8 @@ MUTATIONS = (
         promise="P7",
         what="who runs from a release holds it",
         file="gallery/_store.py",
-        old="                if not try_flock(opened, fcntl.LOCK_SH):\n",
-        new="                if False:\n",
+        old="                if try_flock(opened, fcntl.LOCK_SH) and is_still(directory, opened):\n",
+        new="                if is_still(directory, opened):\n",
         tests=("tests/promises/test_p7_installs.py",),
     ),
     Mutation(
