@@ -59,7 +59,7 @@ class WebArchive:
 
     Args:
         stall_timeout: Seconds without a byte after which a try counts as broken off, or text such as ``"30s"``.
-        retries: How many tries in a row may fail without a byte, after the first one.
+        retries: How many tries in a row may fail without getting further, after the first one.
         headers: For each host (``"example.com"``, ``"example.com:8443"``) what is sent to it and to nobody else, for
             example an ``Authorization``; never shown.
 
