@@ -15,7 +15,7 @@ import trio
 from tests.benchmarks import _isolation
 from tests.benchmarks._figures import Figure, percentile, table
 
-pytestmark = pytest.mark.usefixtures("nothing_survives")
+pytestmark = [pytest.mark.usefixtures("nothing_survives"), pytest.mark.slow]
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

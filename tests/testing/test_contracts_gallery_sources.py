@@ -21,6 +21,8 @@ from trio_sup.defaults._web_archive import WebArchive
 from trio_sup.strategies import Fetch, Fetched, GallerySource, InstallPhase, UnpackLimits
 from trio_sup.testing.contracts import GallerySourceContract
 
+pytestmark = pytest.mark.slow
+
 
 def packed(files: Mapping[str, bytes]) -> bytes:
     """An archive of *files*."""

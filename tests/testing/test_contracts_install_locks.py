@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from trio_sup.defaults._file_lock import FileLock
 from trio_sup.defaults._memory_lock import MemoryLock
 from trio_sup.strategies import InstallLock
 from trio_sup.testing.contracts import InstallLockContract
+
+pytestmark = pytest.mark.slow
 
 
 class TestFileLock(InstallLockContract):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 
 import attrs
+import pytest
 
 from trio_sup import BackendSpec, InvalidValue
 from trio_sup.strategies import Launch, LaunchPreparation
 from trio_sup.testing.contracts import LaunchPreparationContract
+
+pytestmark = pytest.mark.slow
 
 
 @attrs.frozen

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from trio_sup.defaults._ports import AffinityPorts, EphemeralPorts, FixedPorts, LifoPorts
 from trio_sup.strategies import PortStrategy
 from trio_sup.testing.contracts import PortStrategyContract
+
+pytestmark = pytest.mark.slow
 
 
 class TestAffinity(PortStrategyContract):

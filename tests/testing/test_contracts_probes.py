@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any, cast
 
+import pytest
+
 from trio_sup.defaults._exec_probe import ExecProbe
 from trio_sup.defaults._http_probe import HttpProbe
 from trio_sup.defaults._probes import GrpcHealthProbe, LocalAIProbe, TcpProbe
 from trio_sup.strategies import Probe
 from trio_sup.testing.contracts import ProbeContract
+
+pytestmark = pytest.mark.slow
 
 CONNECTS = """
 import socket, sys

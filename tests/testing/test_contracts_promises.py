@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
+
 from trio_sup.testing.contracts import InstallLockContract, PortStrategyContract
+
+pytestmark = pytest.mark.slow
 
 
 class PromisesNothing(PortStrategyContract):

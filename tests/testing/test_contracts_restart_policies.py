@@ -16,6 +16,8 @@ from trio_sup.defaults._restart_policies import Always, Never, OnFailure
 from trio_sup.strategies import AttemptEnd, GiveUp, RestartAfter, RestartPolicy
 from trio_sup.testing.contracts import RestartPolicyContract
 
+pytestmark = pytest.mark.slow
+
 
 class TestNever(RestartPolicyContract):
     leaves_successes = True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from trio_sup.defaults._stop_policies import Drain, FreeThenTerminate, Kill, Terminate
 from trio_sup.strategies import StopPolicy
 from trio_sup.testing.contracts import StopPolicyContract
+
+pytestmark = pytest.mark.slow
 
 
 class TestFreeThenTerminate(StopPolicyContract):

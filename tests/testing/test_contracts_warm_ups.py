@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from trio_sup.defaults._warm_ups import Call, LoadModel
 from trio_sup.strategies import WarmUp
 from trio_sup.testing.contracts import WarmUpContract
+
+pytestmark = pytest.mark.slow
 
 
 class TestCall(WarmUpContract):

@@ -18,7 +18,7 @@ from trio_sup.guard import _proc
 from trio_sup.strategies import WarmUpTarget
 from trio_sup.testing import scripted_backend
 
-pytestmark = pytest.mark.usefixtures("nothing_survives")
+pytestmark = [pytest.mark.usefixtures("nothing_survives"), pytest.mark.slow]
 
 TCP = Readiness(probe="tcp")
 NOT_LONG = Readiness(timeout=1.5, call_timeout=0.3)

@@ -13,6 +13,7 @@ from oci_registry import Registry, registry_with_password, running_registry
 def pytest_configure(config: pytest.Config) -> None:
     # Known already where the tests of the whole project run.
     config.addinivalue_line("markers", "needs(program): needs a program that uv cannot install")
+    config.addinivalue_line("markers", "slow: takes long")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

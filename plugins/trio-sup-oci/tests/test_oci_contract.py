@@ -14,6 +14,8 @@ from trio_sup_oci import ImageFiles, Registries
 from trio_sup.strategies import GallerySource
 from trio_sup.testing.contracts import GallerySourceContract
 
+pytestmark = pytest.mark.slow
+
 
 def image_of(files: Mapping[str, bytes]) -> Image:
     """An image of *files* in two layers, the first of which has what the second one removes."""
