@@ -11,15 +11,14 @@ import trio
 from .. import events
 from .._phases import Cause
 from .._releases import AfterUpgrade, Deleted, InstallPhase, InstallProgress, OnProgress, Release, Upgraded
-from .._reports import StopReport
 from .._values import ProcessKey
-from ..errors import StopFailed, SupervisorClosed
+from ..errors import SupervisorClosed
 from ..gallery._installing import Installer
 from ._command import identity_of
 from ._releases import Releases
 from ._slot import Slot, Wanted
 from ._slots import SlotTable
-from ._stopping import Stopping
+from ._stopping import Stopping, reports_of
 from ._wishes import Wishes
 
 T = TypeVar("T")
@@ -163,13 +162,7 @@ class ReleaseChanges:
         Raises:
             StopFailed: Something of them is left.
         """
-        endings = self.stopping.begin(slots, Cause.ASKED, asked_by=why)
-        reports = []
-        for ending in endings:
-            await ending.done.wait()
-            assert ending.report is not None
-            reports.append(ending.report)
-        _refuse_survivors(reports)
+        await reports_of(self.stopping.begin(slots, Cause.ASKED, asked_by=why))
         return [slot.key for slot in slots]
 
     async def _end_for_restart(self, slots: Sequence[Slot], why: str) -> list[tuple[Slot, Wanted]]:
@@ -178,14 +171,10 @@ class ReleaseChanges:
         Raises:
             StopFailed: Something of them is left; the others are started again all the same.
         """
-        again = [(slot, slot.attempt, self.wishes.renew(slot, why)) for slot in slots]
-        reports = []
-        for _, attempt, _ in again:
-            await attempt.ending.done.wait()
-            assert attempt.ending.report is not None
-            reports.append(attempt.ending.report)
-        _refuse_survivors(reports)
-        return [(slot, wanted) for slot, _, wanted in again]
+        endings = [slot.attempt.ending for slot in slots]
+        again = [(slot, self.wishes.renew(slot, why)) for slot in slots]
+        await reports_of(endings)
+        return again
 
     async def _roll(
         self, slots: Sequence[Slot], name: str
@@ -262,8 +251,3 @@ class ReleaseChanges:
                 self.releases.hub.publish(events.InstallEnded(what=under_way.what, why=why))
             del self._under_way[under_way]
             under_way.done.set()
-
-
-def _refuse_survivors(reports: Sequence[StopReport]) -> None:
-    if not all(report.gone for report in reports):
-        raise StopFailed(reports)

@@ -9,7 +9,8 @@ import attrs
 import trio
 
 from .._phases import Cause, Phase
-from ..errors import StillNeeded
+from .._reports import StopReport
+from ..errors import StillNeeded, StopFailed
 from ._first_of import first_of
 from ._needs import Needs
 from ._slot import Attempt, Ending, Slot
@@ -115,6 +116,19 @@ def _end(slot: Slot, cause: Cause, asked_by: str | None) -> None:
         slot.rouse()
     elif slot.phase is not Phase.STOP_FAILED:
         slot.attempt.end(cause, asked_by)
+
+
+async def reports_of(endings: Sequence[Ending]) -> tuple[StopReport, ...]:
+    """Wait for *endings*, and return what came of each.
+
+    Raises:
+        StopFailed: Something of them is left.
+    """
+    await _all_done(endings)
+    reports = tuple(ending.report for ending in endings if ending.report is not None)
+    if not all(report.gone for report in reports):
+        raise StopFailed(reports)
+    return reports
 
 
 async def _all_done(endings: Sequence[Ending]) -> None:

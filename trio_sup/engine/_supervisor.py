@@ -15,7 +15,7 @@ from .._phases import Cause
 from .._reports import Backend, ExitReport, StopReport, to_reason
 from .._values import BackendSpec, ProcessKey, to_count, to_key
 from ..bridge import Channel
-from ..errors import CallFailed, InvalidValue, StopFailed
+from ..errors import CallFailed, InvalidValue
 from ._ending import KILL_TIMEOUT
 from ._event_stream import EventStream
 from ._leasing import Leasing
@@ -26,7 +26,7 @@ from ._release_changes import ReleaseChanges
 from ._release_methods import ReleaseMethods
 from ._slot import Slot, Wanted
 from ._slots import SlotTable
-from ._stopping import Stopping
+from ._stopping import Stopping, reports_of
 from ._wishes import Wishes
 
 
@@ -350,14 +350,7 @@ class Supervisor(ReleaseMethods):
         endings = self._stopping.begin(
             slots, Cause.ASKED, asked_by=asked_by, force=force, refuse_if_needed=refuse_if_needed
         )
-        reports = []
-        for ending in endings:
-            await ending.done.wait()
-            assert ending.report is not None
-            reports.append(ending.report)
-        if not all(report.gone for report in reports):
-            raise StopFailed(reports)
-        return tuple(reports)
+        return await reports_of(endings)
 
     @trio.lowlevel.enable_ki_protection
     async def _shut_down(self) -> None:
