@@ -17,7 +17,8 @@ from .errors import InvalidValue
 if TYPE_CHECKING:
     from ._values import ProcessKey
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""Names of backends, running and installed ones. Source: spec S42."""
 LONGEST_NAME = 128
 RESERVED_SUFFIXES = (".install-tmp", ".install-backup", ".upgrade-tmp", ".backup")
 """Endings of directories that an installation by LocalAI leaves beside a release for a while. Source: spec 1.1."""
@@ -30,7 +31,7 @@ def check_release_name(name: object) -> str:
         InvalidValue: It is empty, too long, has other characters than letters, digits and ``. _ + -``, does not begin
             with a letter or digit, or ends like the directory of an unfinished installation.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise InvalidValue(
             name,
             f"a backend's name starts with a letter or digit, then at most {LONGEST_NAME - 1} letters, digits and "

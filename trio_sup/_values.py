@@ -12,11 +12,10 @@ from typing import Any, Literal
 import attrs
 
 from ._options import complaints_name_fields
-from ._releases import check_release_name
+from ._releases import NAME, check_release_name
 from ._units import byte_count, seconds, seconds_above_zero
 from .errors import InvalidValue
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _ENV_NAME = re.compile(r"[^=\0]+")
 
 LEAST_ROOM = 1024
@@ -236,7 +235,7 @@ def _to_path(value: object) -> Path:
 
 
 def _to_name(value: object) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not NAME.fullmatch(value):
         raise InvalidValue(value, "a backend name starts with a letter or digit, then letters, digits and . _ + -")
     return value
 

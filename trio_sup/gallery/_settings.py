@@ -10,6 +10,7 @@ import attrs
 
 from .._options import complaints_name_fields
 from .._releases import UnpackLimits
+from .._values import to_bool
 from ..errors import InvalidValue
 from ._gallery import DEFAULT_GALLERY, Gallery
 
@@ -32,12 +33,6 @@ def _to_index(value: object) -> tuple[Gallery, ...]:
         if names.count(name) > 1:
             raise InvalidValue(name, "two galleries must not have the same name")
     return galleries
-
-
-def _to_flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidValue(value, "expected true or false")
-    return value
 
 
 def _to_capability(value: object) -> str:
@@ -77,8 +72,8 @@ class Galleries:
     backends_dir: Path = attrs.field(converter=_to_directory)
     system_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(_to_directory))
     index: tuple[Gallery, ...] = attrs.field(default=(DEFAULT_GALLERY,), converter=_to_index)
-    auto_install: bool = attrs.field(default=False, converter=_to_flag)
-    require_integrity: bool = attrs.field(default=False, converter=_to_flag)
+    auto_install: bool = attrs.field(default=False, converter=to_bool)
+    require_integrity: bool = attrs.field(default=False, converter=to_bool)
     capability: str | None = attrs.field(default=None, converter=attrs.converters.optional(_to_capability))
     limits: UnpackLimits = attrs.field(factory=UnpackLimits, validator=attrs.validators.instance_of(UnpackLimits))
     sources: Mapping[str, Mapping[str, Any]] = attrs.field(
