@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator
 
@@ -13,7 +12,7 @@ from ..gallery._addresses import shown as without_secrets
 from ..gallery._catalogue import Catalogue
 from ..gallery._index import IndexEntry
 from ..gallery._installing import Installer
-from ._gallery_listing import tell_problems
+from ._gallery_listing import print_document, tell_problems
 from ._gallery_session import with_installer
 from ._gallery_setup import GallerySetup
 from ._offered import Offered, offered_by
@@ -38,12 +37,7 @@ def show_backend(setup: GallerySetup, name: str, *, as_json: bool) -> int:
         offered = offered_by(entries, await catalogue.entries(), catalogue.capability, installer.installed())
         shown = [await _Shown.of(each, catalogue) for each in offered]
         if as_json:
-            document = {
-                "capability": catalogue.capability,
-                "backends": [each.for_programs() for each in shown],
-                "problems": list(catalogue.problems),
-            }
-            print(json.dumps(document, indent=2))
+            print_document(catalogue, [each.for_programs() for each in shown])
             return 0
         tell_problems(catalogue)
         print("\n\n".join("\n".join(each.for_people()) for each in shown))

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .._wording import counted
 from ..gallery._catalogue import Catalogue
@@ -40,12 +41,7 @@ def list_backends(
         found = await catalogue.search(text, tag=tag, capability=None if every else catalogue.capability)
         offered = offered_by(found, everything, catalogue.capability, installer.installed())
         if as_json:
-            document = {
-                "capability": catalogue.capability,
-                "backends": [each.for_programs() for each in offered],
-                "problems": list(catalogue.problems),
-            }
-            print(json.dumps(document, indent=2))
+            print_document(catalogue, [each.for_programs() for each in offered])
             return 0
         tell_problems(catalogue)
         shown = offered if every else _without_builds(offered, text)
@@ -55,6 +51,16 @@ def list_backends(
         return 0
 
     return with_installer(setup, work)
+
+
+def print_document(catalogue: Catalogue, backends: Sequence[Any]) -> None:
+    """Print what is shown of *backends* for programs, and what could not be read."""
+    document = {
+        "capability": catalogue.capability,
+        "backends": backends,
+        "problems": list(catalogue.problems),
+    }
+    print(json.dumps(document, indent=2))
 
 
 def tell_problems(catalogue: Catalogue) -> None:
