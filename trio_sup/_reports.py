@@ -148,7 +148,7 @@ class Backend:
         waits_for: While WAITING, what for.
         restarts: How often it was started again since the last explicit start.
         next_start_at: In BACKOFF, the wall-clock time of the next attempt, seconds since the epoch.
-        why: In UNREADY, BACKOFF and GIVEN_UP, the reason.
+        why: In UNREADY, BACKOFF and GIVEN_UP, the reason; in GONE, how the last attempt ended, if there was one.
         leases: How many blocks of `Supervisor.use` and `Supervisor.channel` it is in use by.
     """
 

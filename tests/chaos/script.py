@@ -87,6 +87,7 @@ class Player:
             "stop all of a name": (1, partial(sup.stop, spec.name)),
             "stop unless needed": (1, partial(sup.stop, key, dependents="refuse")),
             "stop everything": (1 if rng.random() < 0.2 else 0, partial(sup.stop_all, force=rng.random() < 0.2)),
+            "undefine": (1, partial(sup.undefine, key, force=rng.random() < 0.2)),
             "fault": (8, self._fault),
         }
         name = rng.choices(list(kinds), [weight for weight, _ in kinds.values()])[0]

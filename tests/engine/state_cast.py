@@ -184,6 +184,13 @@ class Caller:
 
         await self._note(call)
 
+    async def undefine(self, sup: trio_sup.Supervisor) -> None:
+        async def call() -> str:
+            reports = await sup.undefine(KEY)
+            return "gone" if reports else "nothing there"
+
+        await self._note(call)
+
     async def stop_all(self, sup: trio_sup.Supervisor) -> None:
         async def call() -> str:
             reports = await sup.stop_all(force=True)

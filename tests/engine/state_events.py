@@ -15,6 +15,7 @@ from tests.engine.state_cast import (
     GRACE,
     HEALTHY_AFTER,
     IDLE_TIMEOUT,
+    KEY,
     READINESS_TIMEOUT,
     TWIN,
     Caller,
@@ -198,6 +199,14 @@ async def end_lease(scene: Scene) -> None:
 @event("configuration changed")
 async def change_configuration(scene: Scene) -> None:
     scene.sup.define(scene.cast.other_spec)
+
+
+@event("configuration removed")
+async def remove_from_configuration(scene: Scene) -> Caller:
+    caller = scene.call(Caller.undefine)
+    await wait_all_tasks_blocked()
+    assert KEY not in [backend.key for backend in scene.sup.defined]
+    return caller
 
 
 @event("files swapped")

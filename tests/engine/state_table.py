@@ -9,8 +9,6 @@ The slot has what slots can have: a backend that it needs and is bound to, a sib
 whole, a restart policy that tries again and gives up at last, liveness checks, an idle time; and the supervisor a
 bound of how many may run. Backoffs, grace periods and the readiness deadline are long beside what is waited for after
 an event, so that each path ends where nothing but the next event leads on.
-
-There is no column for a configuration that no longer has the backend: there is no reloading yet.
 """
 
 from __future__ import annotations
@@ -108,6 +106,14 @@ NOT_THERE = Ignored("there is no slot")
 STARTS = (WAITING, STARTING, READY)
 ONE_MORE_TRY = (STOPPING, STOP_FAILED)
 
+STOPS = each(
+    ([WAITING, BACKOFF, GIVEN_UP], move(GONE, told="gone")),
+    (LIVE, move(STOPPING, GONE, told="gone")),
+    (STOPPING, Ignored("it joins the end that has begun", told="still waits")),
+    (STOP_FAILED, move(*ONE_MORE_TRY, told="StopFailed")),
+    (GONE, Ignored("there is no slot", told="nothing there")),
+)
+
 TABLE: Mapping[str, Mapping[Phase, Cell]] = {
     "start, same spec": each(
         ([WAITING, STARTING], JOINS),
@@ -132,13 +138,7 @@ TABLE: Mapping[str, Mapping[Phase, Cell]] = {
         (STOP_FAILED, move(*ONE_MORE_TRY, told="StopFailed")),
         ([BACKOFF, GIVEN_UP, GONE], move(*STARTS, told="ready")),
     ),
-    "stop": each(
-        ([WAITING, BACKOFF, GIVEN_UP], move(GONE, told="gone")),
-        (LIVE, move(STOPPING, GONE, told="gone")),
-        (STOPPING, Ignored("it joins the end that has begun", told="still waits")),
-        (STOP_FAILED, move(*ONE_MORE_TRY, told="StopFailed")),
-        (GONE, Ignored("there is no slot", told="nothing there")),
-    ),
+    "stop": STOPS,
     "stop with force": each(
         ([WAITING, BACKOFF, GIVEN_UP], move(GONE, told="gone")),
         (LIVE, move(STOPPING, GONE, told="gone")),
@@ -291,6 +291,7 @@ TABLE: Mapping[str, Mapping[Phase, Cell]] = {
     "configuration changed": each(
         (ALL, Ignored("it counts from the next start")),
     ),
+    "configuration removed": STOPS,
     "files swapped": each(
         (ALL, Ignored("it counts from the next start")),
     ),

@@ -23,9 +23,9 @@ REQUIRED = """
 start, same spec · start, other spec · stop · stop with force · ready · deadline · progress · warm-up failed · exit 0 ·
 exit 1 · exit by a signal · leader gone but tree alive · EADDRINUSE · readiness lost · readiness back · liveness lost ·
 backoff due · healthy stretch over · needed backend lost · needed backend back · sibling failed · evicted · idle ·
-lease taken · lease ended · configuration changed · files swapped · tree gone · survivors proven ·
-last survivor ended · cancel of one waiter · cancel of the last waiter · cancel of a stop · shutdown · second signal ·
-guard lost
+lease taken · lease ended · configuration changed · configuration removed · files swapped · tree gone ·
+survivors proven · last survivor ended · cancel of one waiter · cancel of the last waiter · cancel of a stop ·
+shutdown · second signal · guard lost
 """
 
 

@@ -116,8 +116,9 @@ class Leasing:
         self.table.changes.happened()
 
     def _best(self, identifier: str) -> Slot | None:
-        """Of the slots that it means: a ready one with few leases, else the one most likely to be ready next."""
-        return min(self.table.meant_by(identifier), key=_rank, default=None)
+        """Of the defined slots that it means: a ready one with few leases, else that most likely to be ready next."""
+        slots = (slot for slot in self.table.meant_by(identifier) if slot.key in self.table.defined)
+        return min(slots, key=_rank, default=None)
 
 
 def _rank(slot: Slot) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Sequence
 
 import trio
@@ -52,7 +53,7 @@ class SlotTable:
 
     Attributes:
         defined: What each key is started from when only its name is given, in the order of their first definition;
-            changed by `define`.
+            changed by `define` and `undefine`.
         changes: Happen whenever a slot moves, under all names that mean it, or when anything else changes that others
             wait for.
     """
@@ -62,6 +63,7 @@ class SlotTable:
         self.changes = Changes()
         self._slots: dict[ProcessKey, Slot] = {}
         self._ordinals: dict[ProcessKey, int] = {}
+        self._next_ordinal = itertools.count()
         self._meanings: dict[str, tuple[ProcessKey, ...]] = {}
 
     def __iter__(self) -> Iterator[Slot]:
@@ -76,10 +78,20 @@ class SlotTable:
     def define(self, key: ProcessKey, spec: BackendSpec) -> None:
         """Note what *key* is to be started from."""
         self.defined[key] = spec
-        self._ordinals.setdefault(key, len(self._ordinals))
+        self._ordinal(key)
+
+    def undefine(self, key: ProcessKey) -> None:
+        """Forget what *key* is to be started from."""
+        self.defined.pop(key, None)
+        self._ordinals.pop(key, None)
+
+    def _ordinal(self, key: ProcessKey) -> int:
+        if key not in self._ordinals:
+            self._ordinals[key] = next(self._next_ordinal)
+        return self._ordinals[key]
 
     def add(self, slot: Slot) -> None:
-        slot.ordinal = self._ordinals.setdefault(slot.key, len(self._ordinals))
+        slot.ordinal = self._ordinal(slot.key)
         self._slots[slot.key] = slot
         self._meanings.clear()
 

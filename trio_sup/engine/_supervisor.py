@@ -1,27 +1,24 @@
-"""The public face of the engine: start, use, stop, look, listen."""
+"""The public face of the engine: start, use, stop; looking is in `_looking.py`, releases in `_release_methods.py`."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Literal, overload
+from typing import Literal
 
 import trio
 
-from .._log_lines import LogLine
 from .._options import named
 from .._phases import Cause
-from .._reports import Backend, ExitReport, StopReport, to_reason
+from .._reports import Backend, StopReport, to_reason
 from .._values import BackendSpec, ProcessKey, to_count, to_key
 from ..bridge import Channel
 from ..errors import CallFailed, InvalidValue
 from ._ending import KILL_TIMEOUT
-from ._event_stream import EventStream
 from ._leasing import Leasing
 from ._lifecycle import Lifecycle
-from ._log_reader import LogFollower
 from ._logs import Logs
+from ._looking import Looking
 from ._release_changes import ReleaseChanges
 from ._release_methods import ReleaseMethods
 from ._slot import Slot, Wanted
@@ -30,7 +27,7 @@ from ._stopping import Stopping, reports_of
 from ._wishes import Wishes
 
 
-class Supervisor(ReleaseMethods):
+class Supervisor(Looking, ReleaseMethods):
     """Starts, watches and ends backends. Made by [`open_supervisor`][trio_sup.open_supervisor] only.
 
     All methods may be called from any Trio task of the same run, also from one older than the supervisor.
@@ -48,13 +45,12 @@ class Supervisor(ReleaseMethods):
         logs: Logs,
         shutdown_timeout: float,
     ) -> None:
-        super().__init__(changes)
-        self._table = table
+        Looking.__init__(self, table=table, records=lifecycle.records, hub=lifecycle.hub, logs=logs)
+        ReleaseMethods.__init__(self, changes)
         self._lifecycle = lifecycle
         self._wishes = wishes
         self._stopping = stopping
         self._leasing = leasing
-        self._logs = logs
         self._shutdown_timeout = shutdown_timeout
         self._shutdown_reason: str | None = None
 
@@ -70,84 +66,6 @@ class Supervisor(ReleaseMethods):
     @shutdown_reason.setter
     def shutdown_reason(self, reason: str | None) -> None:
         self._shutdown_reason = to_reason(reason)
-
-    # ---- looking
-
-    @property
-    def backends(self) -> tuple[Backend, ...]:
-        """A snapshot of every slot that is not gone, sorted by key."""
-        now, wall_clock = trio.current_time(), time.time()
-        return tuple(
-            slot.snapshot(now=now, wall_clock=wall_clock) for slot in sorted(self._table, key=lambda slot: slot.key)
-        )
-
-    def resolve(self, identifier: ProcessKey | str) -> tuple[ProcessKey, ...]:
-        """The keys that *identifier* means: an exact key, a model (its replicas), or a backend name or alias.
-
-        A text with ``#`` that is no exact key means nothing.
-        """
-        return self._table.resolve(identifier)
-
-    def is_running(self, identifier: ProcessKey | str) -> bool:
-        """Whether *identifier* means at least one live process that is not on its way to the end."""
-        return any(self._table[key].is_live() for key in self.resolve(identifier))
-
-    def get_address(self, key: ProcessKey | str) -> str | None:
-        """``host:port`` of a READY backend, else None.
-
-        Raises:
-            InvalidValue: *key* is not a process key.
-        """
-        slot = self._table.get(to_key(key))
-        return slot.address() if slot is not None and slot.is_ready() else None
-
-    def exit_reports(self, key: ProcessKey | str) -> tuple[ExitReport, ...]:
-        """How the last attempts (at most 20) of *key* ended, oldest first; also when the supervisor has ended.
-
-        With a state directory those of earlier supervisors are among them.
-        """
-        return self._lifecycle.records.reports_of(to_key(key))
-
-    def events(self) -> EventStream:
-        """Observe everything that happens from now on; ends with the supervisor."""
-        return self._lifecycle.hub.stream()
-
-    @overload
-    def logs(self, key: ProcessKey | str, *, lines: int | None = None) -> tuple[LogLine, ...]: ...
-    @overload
-    def logs(
-        self, key: ProcessKey | str, *, lines: int | None = None, follow: Literal[False]
-    ) -> tuple[LogLine, ...]: ...
-    @overload
-    def logs(self, key: ProcessKey | str, *, lines: int | None = None, follow: Literal[True]) -> LogFollower: ...
-    @overload
-    def logs(
-        self, key: ProcessKey | str, *, lines: int | None = None, follow: bool
-    ) -> tuple[LogLine, ...] | LogFollower: ...
-
-    @trio.lowlevel.enable_ki_protection
-    def logs(
-        self, key: ProcessKey | str, *, lines: int | None = None, follow: bool = False
-    ) -> tuple[LogLine, ...] | LogFollower:
-        """What *key* wrote, in all its attempts, as far as it is kept: `LogSettings.ring_bytes` says how much is.
-
-        The output of a key that has no slot any more is kept too, for the last 100 of them.
-
-        Args:
-            key: A process key; one that never wrote anything is fine.
-            lines: Only so many lines, the newest ones; None means all that are kept.
-            follow: Go on with every line that ends from now on, after restarts of the slot too, until the supervisor
-                has ended.
-
-        Returns:
-            The lines, oldest first; the beginning of a line that has not ended is the last one. With *follow*, an
-            async iterator of lines that have ended (by a line end, at 64 KiB, or with their attempt), which has no
-            gap and says nothing twice. If it is read too slowly, there is a `LinesLost` where lines are missing.
-
-        Raises:
-            InvalidValue: *key* is not a process key, or *lines* not a number.
-        """
-        return self._logs.follow(to_key(key), lines) if follow else self._logs.read(to_key(key), lines)
 
     @asynccontextmanager
     async def channel(self, key: ProcessKey | str) -> AsyncIterator[Channel]:
@@ -332,24 +250,63 @@ class Supervisor(ReleaseMethods):
 
         Cancellation: returns at once; a stop once begun is finished all the same.
         """
-        if dependents not in ("stop", "refuse"):
-            raise InvalidValue(dependents, "dependents: expected 'stop' or 'refuse'")
         slots = [self._table[key] for key in self.resolve(identifier)]
-        return await self._stop(slots, force, to_reason(reason), refuse_if_needed=dependents == "refuse")
+        return await self._stop(slots, force, reason, dependents)
 
     async def stop_all(self, *, force: bool = False, reason: str | None = None) -> tuple[StopReport, ...]:
         """End everything, in parallel. Otherwise like `stop`."""
-        slots = sorted(self._table, key=lambda slot: slot.key)
-        return await self._stop(slots, force, to_reason(reason), refuse_if_needed=False)
+        return await self._stop(sorted(self._table, key=lambda slot: slot.key), force, reason)
+
+    async def undefine(
+        self,
+        identifier: ProcessKey | str,
+        *,
+        force: bool = False,
+        dependents: Literal["stop", "refuse"] = "stop",
+        reason: str | None = None,
+    ) -> tuple[StopReport, ...]:
+        """Forget what *identifier* means among what is defined, and end what runs under those keys, as `stop` does.
+
+        From then on its names mean nothing: `start` and `use` refuse them, until they are defined again. A release that
+        is called so is not touched, and may be started by its name as before.
+
+        Args:
+            identifier: An exact key, a model (all its replicas), or a backend name or alias.
+            force, dependents, reason: As with `stop`.
+
+        Returns:
+            One report per key that had a slot.
+
+        Raises:
+            UnknownBackend: Nothing is defined under that name.
+            InvalidValue, StillNeeded: As with `stop`; nothing was changed.
+            StopFailed: Processes survived; it names them. It is forgotten all the same.
+
+        Cancellation: as with `stop`.
+        """
+        keys = self._table.definitions_of(str(identifier))
+        if not keys:
+            raise self._table.unknown(str(identifier))
+        slots = [slot for slot in map(self._table.get, keys) if slot is not None]
+        return await self._stop(slots, force, reason, dependents, forgotten=keys)
 
     @trio.lowlevel.enable_ki_protection
     async def _stop(
-        self, slots: Iterable[Slot], force: bool, asked_by: str | None, *, refuse_if_needed: bool
+        self,
+        slots: Iterable[Slot],
+        force: bool,
+        reason: str | None,
+        dependents: str = "stop",
+        forgotten: Iterable[ProcessKey] = (),
     ) -> tuple[StopReport, ...]:
+        if dependents not in ("stop", "refuse"):
+            raise InvalidValue(dependents, "dependents: expected 'stop' or 'refuse'")
+        asked_by = to_reason(reason)
         await trio.lowlevel.checkpoint_if_cancelled()
-        endings = self._stopping.begin(
-            slots, Cause.ASKED, asked_by=asked_by, force=force, refuse_if_needed=refuse_if_needed
-        )
+        refuse = dependents == "refuse"
+        endings = self._stopping.begin(slots, Cause.ASKED, asked_by=asked_by, force=force, refuse_if_needed=refuse)
+        for key in forgotten:
+            self._table.undefine(key)
         return await reports_of(endings)
 
     @trio.lowlevel.enable_ki_protection
