@@ -20,6 +20,7 @@ from trio_sup.guard._proc import (
     Delivery,
     Freezer,
     Process,
+    _all_threads_stopped,
     command_of,
     kill_exactly,
     markers_of,
@@ -124,12 +125,13 @@ def test_a_refused_signal_is_told() -> None:
         assert subprocess.check_output(command) == b"REFUSED\n"
 
 
-def test_a_tree_stands_still_when_nobody_is_new_and_all_are_stopped() -> None:
-    def now(pid: int) -> Process:
-        found = read_process(pid)
-        assert found is not None
-        return found
+def now(pid: int) -> Process:
+    found = read_process(pid)
+    assert found is not None
+    return found
 
+
+def test_a_tree_stands_still_when_nobody_is_new_and_all_are_stopped() -> None:
     with running() as one, running() as other:
         freezer = Freezer()
         assert not freezer.stop([now(one.pid)])
@@ -141,7 +143,44 @@ def test_a_tree_stands_still_when_nobody_is_new_and_all_are_stopped() -> None:
         restless = now(one.pid)._replace(state="R")
         assert not freezer.stop([restless])
         assert freezer.stop([])
-        assert True in [freezer.stop([restless]) for _ in range(10)]
+        for _ in range(2):
+            assert [freezer.stop([restless]) for _ in range(11)] == [False] * 10 + [True]
+
+
+def test_who_waits_inside_the_kernel_may_be_about_to_fork(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    program = """
+import os, sys
+os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, sys.argv[1], os.O_RDONLY, 0)])
+"""
+    with subprocess.Popen([sys.executable, "-c", program, fifo]) as forks:
+        while now(forks.pid).state != "D":  # until its child waits for somebody to write
+            pass
+        try:
+            freezer = Freezer()
+            assert [freezer.stop([now(forks.pid)]) for _ in range(11)] == [False] * 10 + [True]
+        finally:
+            forks.kill()
+            os.close(os.open(fifo, os.O_WRONLY))
+
+
+def test_all_threads_have_to_stand_still() -> None:
+    program = "import threading, time; threading.Thread(target=time.sleep, args=[1000]).start(); print(flush=True)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as threaded:
+        assert threaded.stdout is not None
+        threaded.stdout.readline()
+        try:
+            assert not _all_threads_stopped(threaded.pid)
+            freezer = Freezer()
+            assert not freezer.stop([now(threaded.pid)])
+            os.waitid(os.P_PID, threaded.pid, os.WSTOPPED)
+            assert _all_threads_stopped(threaded.pid)
+            assert not freezer.stop([now(threaded.pid)])  # the last look may lack what one of them had forked
+            assert freezer.stop([now(threaded.pid)])
+        finally:
+            threaded.kill()
+    assert _all_threads_stopped(threaded.pid)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start what it may not signal afterwards")

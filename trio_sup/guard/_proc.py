@@ -62,8 +62,11 @@ def read_process(pid: int) -> Process | None:
     )
 
 
-def _read_stat(pid: int, count: int) -> list[bytes] | None:
-    """At least the first *count* fields of /proc/PID/stat that follow the name of the program."""
+def _read_stat(pid: int | str, count: int) -> list[bytes] | None:
+    """At least the first *count* fields of /proc/PID/stat that follow the name of the program.
+
+    A thread can be named as well, as ``PID/task/TID``.
+    """
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
@@ -247,31 +250,51 @@ class Freezer:
     def __init__(self) -> None:
         self._looks = 0
         self._dealt_with: set[tuple[int, int]] = set()
-        self._refused: set[tuple[int, int]] = set()
+        self._settled: set[tuple[int, int]] = set()
 
     def stop(self, members: Iterable[Process]) -> bool:
         """Stop those of *members*, as of one look, that are new.
 
         Returns:
-            Whether it is time to kill them: all stand still and none was new, or they had looks enough for that.
+            Whether it is time to kill them: all stand still and none was new, or they had looks enough for that since
+            it last was.
 
         Raises:
             OSError: It could not be tried, for want of descriptors or memory.
         """
         still = True
         for each in members:
-            if (each.pid, each.started) not in self._dealt_with:
+            name = each.pid, each.started
+            if name in self._settled:
+                continue
+            if name not in self._dealt_with:
                 still = False
                 if kill_exactly(each, signal.SIGSTOP) is Delivery.REFUSED:
-                    self._refused.add((each.pid, each.started))
-                self._dealt_with.add((each.pid, each.started))
-            # Whoever is inside the kernel cannot fork. A signal that is pending keeps a thread from forking, but the
-            # other threads get theirs only when the first one stops.
-            elif each.state not in "TtDZ" and (each.pid, each.started) not in self._refused:
+                    self._settled.add(name)
+                self._dealt_with.add(name)
+            elif each.threads > 1:
+                # Seen after the look, which may lack what one of them has just forked: the next look has it.
+                still = False
+                if _all_threads_stopped(each.pid):
+                    self._settled.add(name)
+            # A signal that is pending lets nobody begin to fork. Whoever waits inside the kernel may have begun before.
+            elif each.state not in "TtZ":
                 still = False
         # Counted in looks, since one alone takes long on a busy machine.
-        self._looks += not still
-        return still or self._looks > _MOST_LOOKS
+        self._looks = 0 if still or self._looks == _MOST_LOOKS else self._looks + 1
+        return not self._looks
+
+
+def _all_threads_stopped(pid: int) -> bool:
+    """Whether no thread of a process can go on before it gets SIGCONT; also if the process has ended."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return True
+        raise
+    states = (_read_stat(f"{pid}/task/{thread}", 1) for thread in threads)
+    return all(fields is None or fields[0] in b"TtZX" for fields in states)
 
 
 def with_descendants(roots: Iterable[Process], processes: Iterable[Process]) -> list[Process]:
