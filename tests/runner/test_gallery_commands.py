@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tests.gallery.http_server import HttpServer, Page, http_server
+from tests.gallery.releases import write_release
 from tests.runner.galleries import Place, archive, columns, lines
 from tests.runner.running import running
 from trio_sup.gallery._store import Store
@@ -375,6 +376,29 @@ def test_one_that_cannot_be_asked_about_keeps_no_other_from_it(place: Place) -> 
     everything = place.call("upgrade", "--all")
     assert everything.returncode == 0
     assert "trio-sup: warning: whether there is a newer mine cannot be told: " in everything.stderr
+    checked = place.call("upgrade", "--all", "--check", "--json")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert json.loads(checked.stdout)["problems"] == [problem]
+
+
+def test_what_nobody_can_tell_is_not_said_to_be_up_to_date(place: Place) -> None:
+    folder = write_release(place.folder / "mine")
+    place.call("install", str(folder))
+    done = place.call("upgrade", "mine")
+    told = f"{folder} does not tell whether there is a newer one; install it from there anew"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trio-sup: {told}\n")
+    (line,) = lines(place.call("upgrade", "mine", "--json").stdout)
+    assert (line["type"], line["backend"], line["message"]) == ("error", "mine", told)
+    everything = place.call("upgrade", "--all")
+    assert (everything.returncode, everything.stdout, everything.stderr) == (0, "nothing newer is known\n", "")
+
+
+def test_programs_are_told_what_keeps_all_from_being_upgraded(place: Place) -> None:
+    place.call("install", "chat")
+    done = place.call("upgrade", "chat", "missing", "--json")
+    (line,) = lines(done.stdout)
+    assert (done.returncode, line["type"], line["backend"], line["error"]) == (1, "error", None, "UnknownRelease")
+    assert done.stderr == f"trio-sup: {line['message']}\n"
 
 
 def test_who_runs_on_from_the_old_release_is_named(place: Place) -> None:
