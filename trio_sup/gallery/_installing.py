@@ -146,7 +146,8 @@ class Installer:
             name: What to install it as; only with an address.
             alias: Another name that is to mean it; only with an address.
             sha256: Digest that what is fetched must have, in hex digits; only with an address.
-            force: Fetch a gallery's backend although it is installed. What an address leads to always is.
+            force: Fetch a gallery's backend although it is installed. What an address leads to always is, and so is
+                one whose gallery is named, if what is installed came from elsewhere.
             report: Told, in Trio's thread, how far it has come. What it raises ends the installation.
 
         Raises:
@@ -175,6 +176,7 @@ class Installer:
                 return
             report(InstallProgress(backend=what, phase=InstallPhase.RESOLVING))
             plan = await self._plan_for_name(what, here)
+            force = force or ("@" in what and self._is_there_from_elsewhere(plan))
         async with self._staging.of(plan, anew=force, told=report, tell_done=True) as staged:
             yield staged
 
@@ -273,6 +275,10 @@ class Installer:
         return await self._upgrades.of(releases, unknown=unknown or partial(_pass_over, names is not None))
 
     # ---- the steps of an installation
+
+    def _is_there_from_elsewhere(self, plan: Plan) -> bool:
+        there = self._inventory().get(plan.asked)
+        return there is not None and there.metadata.gallery_url != plan.record.gallery_url
 
     async def _plan_for_name(self, what: str, here: Path) -> Plan:
         try:
