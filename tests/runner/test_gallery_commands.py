@@ -463,6 +463,11 @@ def test_installed_ones_are_listed_with_size_origin_users_and_problems(place: Pl
     assert f"trio-sup: warning: broken: {documents['broken']['problem']}\n" in done.stderr
 
 
+def test_the_home_directory_may_be_meant_by_a_tilde_that_the_shell_left(place: Place) -> None:
+    home = str(Path.home() / "no such directory")
+    assert place.call("backends", "--backends-dir=~/no such directory").stdout == f"nothing is installed in {home}\n"
+
+
 def test_nothing_installed_is_said(place: Place) -> None:
     done = place.call("backends")
     assert (done.returncode, done.stdout) == (0, f"nothing is installed in {place.backends}\n")
