@@ -365,6 +365,7 @@ async def test_without_a_run_script_it_is_no_backend(backends: Path, tmp_path: P
     for what, said in (
         (write_member(tmp_path / "empty.tar", "README"), "no file run.sh in it"),
         (write_archive(tmp_path / "nested.tar.gz", nested), "there is one in its directory one"),
+        (write_member(tmp_path / "image.tar", "oci-layout"), "whose address begins with ocifile://"),
     ):
         with pytest.raises(NotABackend, match=said):
             await installer.install(str(what), name="one")
