@@ -16,7 +16,7 @@ import trio
 from tests.gallery.http_server import HttpServer, Page, http_server
 from tests.gallery.releases import write_release
 from tests.runner.galleries import Place, archive, columns, lines
-from tests.runner.running import running
+from tests.runner.running import TRIO_SUP, running
 from trio_sup.gallery._store import Store
 
 pytestmark = pytest.mark.usefixtures("nothing_of_it_survives")
@@ -108,6 +108,16 @@ def test_one_that_does_not_fit_is_shown_with_the_reason(place: Place) -> None:
     (document,) = json.loads(place.call("gallery", "show", "cuda12-chat", "--json").stdout)["backends"]
     assert document["installs"] is None
     assert "it is a build for nvidia, and this machine is 'default'; 'chat' means the build that fits" in str(document)
+
+
+async def test_what_a_terminal_cannot_show_is_escaped(place: Place) -> None:
+    place.offer({"name": "one", "uri": "test://one", "description": "\u00fcbersetzt \u2014 \u65e5"})
+    environment = {**place.environment, "PYTHONIOENCODING": "latin-1"}
+    with trio.fail_after(30):
+        listed = await trio.run_process(
+            [*TRIO_SUP, "gallery", "list"], cwd=place.folder, env=environment, capture_stdout=True, capture_stderr=True
+        )
+    assert listed.stdout.decode("latin-1").splitlines()[1].endswith("\u00fcbersetzt \\u2014 \\u65e5")
 
 
 def test_a_name_that_there_is_not_is_told_with_what_was_meant(place: Place) -> None:
