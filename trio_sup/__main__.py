@@ -5,6 +5,7 @@ It answers `--version`, and becomes the guard of `run`, before anything heavy is
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -19,6 +20,7 @@ def main() -> int:
         return 0
     try:
         _open_missing_standard_streams()
+        _escape_what_stdout_lacks()
         # The guard stays small: it is forked off before the command line is even parsed, and wrong usage ends both.
         if arguments[:1] == ["run"] and not {"--help", "-h"} & set(arguments):
             from .guard._parent import run_guarded
@@ -45,6 +47,12 @@ def _open_missing_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def _escape_what_stdout_lacks() -> None:
+    """Write what its encoding lacks as on stderr: a terminal may know no more than Latin letters."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean {near[0]!r}?" if near else None
 
 
+def said_by(error: BaseException) -> str:
+    """What *error* says; if it says nothing, what the nearest of its causes does."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if text := str(seen):
+            return text
+        seen = seen.__cause__ or seen.__context__
+    return type(error).__name__
+
+
 def counted(number: int, one: str, many: str | None = None) -> str:
     """A number of things: ``"1 restart"``, ``"3 restarts"``; *many* is the plural of *one* if that is no mere ``s``."""
     return f"{number} {one if number == 1 else many or one + 's'}"

@@ -288,6 +288,12 @@ async def test_nobody_there_is_tried_again_and_said(tmp_path: Path) -> None:
             await download(client, "http://127.0.0.1:1/file", tmp_path / "f", retries=1)
 
 
+async def test_a_server_without_encryption_is_said_to_be_none_that_has_it(tmp_path: Path) -> None:
+    async with http_server() as server, http_client() as client:
+        with pytest.raises(DownloadFailed, match=r"127\.0\.0\.1: \[SSL"):
+            await download(client, server.url.replace("http", "https"), tmp_path / "f", retries=0)
+
+
 @pytest.mark.parametrize("url", ["gopher://127.0.0.1/file", "http://[nonsense/file", "http:///file"])
 async def test_an_address_that_cannot_be_is_said(tmp_path: Path, url: str) -> None:
     async with http_client() as client:

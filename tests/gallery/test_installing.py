@@ -183,6 +183,18 @@ async def test_unknown_names_say_what_there_is(backends: Path, tmp_path: Path, m
     assert not backends.exists()
 
 
+async def test_one_of_a_gallery_that_is_named_takes_the_place_of_one_from_elsewhere(backends: Path) -> None:
+    source = Scripted()
+    installer = installer_of(backends, *ENGINE, source=source)
+    await installer.install(str(write_version(backends.parent / "cpu-engine", "mine")))
+    await installer.install("cpu-engine")
+    assert version_of(backends / "cpu-engine") == "mine"
+    for what in ("own@cpu-engine", "own@cpu-engine", "own@engine", "own@engine"):
+        await installer.install(what)
+        assert version_of(backends / "cpu-engine") == "1"
+    assert source.fetched == ["test://cpu/1"]
+
+
 async def test_a_gallery_that_cannot_be_read_is_an_error(backends: Path) -> None:
     installer = installer_of(backends, *ENGINE, source=Scripted())
     (backends.parent / "backends.index.yaml").unlink()
@@ -353,6 +365,7 @@ async def test_without_a_run_script_it_is_no_backend(backends: Path, tmp_path: P
     for what, said in (
         (write_member(tmp_path / "empty.tar", "README"), "no file run.sh in it"),
         (write_archive(tmp_path / "nested.tar.gz", nested), "there is one in its directory one"),
+        (write_member(tmp_path / "image.tar", "oci-layout"), "whose address begins with ocifile://"),
     ):
         with pytest.raises(NotABackend, match=said):
             await installer.install(str(what), name="one")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,20 @@ def rows(*args: Path, prefer: tuple[str, ...] = ()) -> dict[str, Release]:
     found = take_inventory(*args, prefer=prefer).releases
     assert [each.name for each in found] == sorted(each.name for each in found)
     return {each.name: each for each in found}
+
+
+@contextmanager
+def nobody_in_particular(tmp_path: Path) -> Iterator[None]:
+    """Work in *tmp_path* for the length of the block, and not as root, who may read everything."""
+    user = os.geteuid()
+    with chdir(tmp_path):
+        if user == 0:
+            os.chown(tmp_path, 65534, -1)
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
 
 
 def test_lists_what_has_a_run_script_under_the_name_of_its_directory(tmp_path: Path) -> None:
@@ -62,14 +78,21 @@ def test_a_missing_directory_holds_nothing(tmp_path: Path) -> None:
 
 def test_a_directory_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o000)
-    user = os.geteuid()
-    if user == 0:  # root may read everything
-        os.seteuid(65534)
-    try:
-        with pytest.raises(PermissionError, match="closed"):
-            rows(tmp_path / "closed")
-    finally:
-        os.seteuid(user)
+    with nobody_in_particular(tmp_path), pytest.raises(PermissionError, match="closed"):
+        rows(Path("closed"))
+
+
+def test_a_release_that_one_may_not_look_into_hides_only_itself(tmp_path: Path) -> None:
+    release(tmp_path, "one")
+    for name in ("closed", "lost+found", "one.install-backup"):
+        release(tmp_path, name).chmod(0o000)
+    with nobody_in_particular(tmp_path):
+        found = rows(Path(), Path())
+    assert {each.name: each.problem for each in found.values()} == {
+        "one": None,
+        "closed": "metadata.json cannot be read: Permission denied",
+    }
+    assert not found["closed"].runnable
 
 
 def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -21,6 +22,7 @@ from trio_sup import (
     Galleries,
     Gallery,
     InvalidValue,
+    LaunchFailed,
     NoGalleries,
     Phase,
     ProcessKey,
@@ -31,6 +33,7 @@ from trio_sup import (
 )
 from trio_sup.defaults._file_lock import FileLock
 from trio_sup.engine import _ending
+from trio_sup.gallery._store import Store
 from trio_sup.strategies import Fetch, Fetched, GallerySource
 from trio_sup.testing import FakeBackend, FakeSystem
 
@@ -123,6 +126,35 @@ async def test_a_release_that_is_not_there_is_an_error_that_says_what_is(tmp_pat
             with pytest.raises(trio_sup.UnknownBackend, match="twoo"):
                 await sup.start("twoo")
             assert sup.backends == ()
+
+
+async def test_releases_that_one_may_only_read_are_run_all_the_same(
+    backends: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_release(backends / "one")
+    (backends / ".trio-sup").symlink_to(".trio-sup")  # root could use it in spite of any mode
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            assert "the releases cannot be brought in order: " in caplog.text
+            stream = sup.events()
+            backend = await sup.start("one")
+            failed = await next_of(stream, events.PluginFailed)
+            assert (failed.what[:11], failed.instead) == ("it failed: ", "one in a directory of this user takes over")
+            assert backend.phase is Phase.READY
+
+
+async def test_a_release_that_the_system_refuses_is_no_internal_error(
+    backends: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(store: Store, directory: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+
+    monkeypatch.setattr(Store, "hold", refuse)
+    directory = write_release(backends / "one")
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            with pytest.raises(LaunchFailed, match=f"Permission denied: '{directory}'"):
+                await sup.start("one")
 
 
 async def test_without_galleries_there_are_no_releases() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,12 @@ def test_images(here: Path, written: str, uri: str) -> None:
 )
 def test_others(written: str, scheme: str, uri: str) -> None:
     assert address_of(written) == Address(scheme, uri)
+
+
+def test_what_is_no_text_is_no_address(here: Path) -> None:
+    what: Any = here
+    with pytest.raises(InvalidValue, match="expected the name of a backend, or the address of one"):
+        address_of(what, here=here)
 
 
 @pytest.mark.parametrize(

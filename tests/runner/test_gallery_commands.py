@@ -14,8 +14,9 @@ import pytest
 import trio
 
 from tests.gallery.http_server import HttpServer, Page, http_server
+from tests.gallery.releases import write_release
 from tests.runner.galleries import Place, archive, columns, lines
-from tests.runner.running import running
+from tests.runner.running import TRIO_SUP, running
 from trio_sup.gallery._store import Store
 
 pytestmark = pytest.mark.usefixtures("nothing_of_it_survives")
@@ -107,6 +108,16 @@ def test_one_that_does_not_fit_is_shown_with_the_reason(place: Place) -> None:
     (document,) = json.loads(place.call("gallery", "show", "cuda12-chat", "--json").stdout)["backends"]
     assert document["installs"] is None
     assert "it is a build for nvidia, and this machine is 'default'; 'chat' means the build that fits" in str(document)
+
+
+async def test_what_a_terminal_cannot_show_is_escaped(place: Place) -> None:
+    place.offer({"name": "one", "uri": "test://one", "description": "\u00fcbersetzt \u2014 \u65e5"})
+    environment = {**place.environment, "PYTHONIOENCODING": "latin-1"}
+    with trio.fail_after(30):
+        listed = await trio.run_process(
+            [*TRIO_SUP, "gallery", "list"], cwd=place.folder, env=environment, capture_stdout=True, capture_stderr=True
+        )
+    assert listed.stdout.decode("latin-1").splitlines()[1].endswith("\u00fcbersetzt \\u2014 \\u65e5")
 
 
 def test_a_name_that_there_is_not_is_told_with_what_was_meant(place: Place) -> None:
@@ -375,6 +386,29 @@ def test_one_that_cannot_be_asked_about_keeps_no_other_from_it(place: Place) -> 
     everything = place.call("upgrade", "--all")
     assert everything.returncode == 0
     assert "trio-sup: warning: whether there is a newer mine cannot be told: " in everything.stderr
+    checked = place.call("upgrade", "--all", "--check", "--json")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert json.loads(checked.stdout)["problems"] == [problem]
+
+
+def test_what_nobody_can_tell_is_not_said_to_be_up_to_date(place: Place) -> None:
+    folder = write_release(place.folder / "mine")
+    place.call("install", str(folder))
+    done = place.call("upgrade", "mine")
+    told = f"{folder} does not tell whether there is a newer one; install it from there anew"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trio-sup: {told}\n")
+    (line,) = lines(place.call("upgrade", "mine", "--json").stdout)
+    assert (line["type"], line["backend"], line["message"]) == ("error", "mine", told)
+    everything = place.call("upgrade", "--all")
+    assert (everything.returncode, everything.stdout, everything.stderr) == (0, "nothing newer is known\n", "")
+
+
+def test_programs_are_told_what_keeps_all_from_being_upgraded(place: Place) -> None:
+    place.call("install", "chat")
+    done = place.call("upgrade", "chat", "missing", "--json")
+    (line,) = lines(done.stdout)
+    assert (done.returncode, line["type"], line["backend"], line["error"]) == (1, "error", None, "UnknownRelease")
+    assert done.stderr == f"trio-sup: {line['message']}\n"
 
 
 def test_who_runs_on_from_the_old_release_is_named(place: Place) -> None:
@@ -437,6 +471,11 @@ def test_installed_ones_are_listed_with_size_origin_users_and_problems(place: Pl
     assert documents["cpu-chat"]["in_use_by"] == [holder]
     assert documents["broken"]["problem"]
     assert f"trio-sup: warning: broken: {documents['broken']['problem']}\n" in done.stderr
+
+
+def test_the_home_directory_may_be_meant_by_a_tilde_that_the_shell_left(place: Place) -> None:
+    home = str(Path.home() / "no such directory")
+    assert place.call("backends", "--backends-dir=~/no such directory").stdout == f"nothing is installed in {home}\n"
 
 
 def test_nothing_installed_is_said(place: Place) -> None:

@@ -67,6 +67,14 @@ class Launching:
 
         Cancellation: before the launch it leaves nothing; after it, the process is watched.
         """
+        try:
+            return await self._launch_locked(slot, attempt, pumps, may_start)
+        except OSError as error:
+            raise _refused(attempt, error, str(error)) from error
+
+    async def _launch_locked(
+        self, slot: Slot, attempt: Attempt, pumps: trio.Nursery, may_start: Callable[[], bool]
+    ) -> bool:
         spec = attempt.spec
         locked = spec.name
         if spec.release is not None and self.releases is not None:
@@ -94,10 +102,13 @@ class Launching:
         nursery.start_soon(holder.run, name=f"install lock of {backend}")
         if await self._acquired(slot, backend, holder):
             return holder
-        if isinstance(self.install_lock, FileLock) and holder.error is not None:
+        if self.install_lock == FileLock() and holder.error is not None:
             raise holder.error
-        what = f"it failed with {holder.error!r}"
-        self._plugin_failed(f"install lock {self.install_lock_name!r}", what, "the built-in 'file' takes over")
+        what, instead = f"it failed with {holder.error!r}", "the built-in 'file' takes over"
+        if isinstance(self.install_lock, FileLock):
+            # Releases that one may only read can be run all the same.
+            what, instead = f"it failed: {holder.error}", "one in a directory of this user takes over"
+        self._plugin_failed(f"install lock {self.install_lock_name!r}", what, instead)
         holder = LockHolder(self.side, FileLock(), backend)
         nursery.start_soon(holder.run, name=f"install lock of {backend}")
         if await holder.acquired():
@@ -131,10 +142,7 @@ class Launching:
                 self.ports.drop_placeholder(slot)
             attempt.child = self.system.launch(prepared(attempt, slot.port, self.calls), attempt.generation)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                raise TooFewDescriptors(slot.key, attempt.generation, limit=limit) from error
-            raise LaunchFailed(slot.key, attempt.generation, why=error.strerror or str(error)) from error
+            raise _refused(attempt, error, error.strerror or str(error)) from error
         attempt.launched_at, attempt.launched_time = trio.current_time(), time.time()
         attempt.channel = self.system.channel(attempt.spec.host, slot.port, attempt.command.token)
         self.moves.make(slot, Phase.STARTING, partial(events.BackendStarting, pid=attempt.child.pid, port=slot.port))
@@ -169,3 +177,10 @@ class Launching:
 
     def _plugin_failed(self, plugin: str, what: str, instead: str) -> None:
         self.moves.hub.publish(events.PluginFailed(plugin=plugin, what=what, instead=instead))
+
+
+def _refused(attempt: Attempt, error: OSError, why: str) -> LaunchFailed:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return TooFewDescriptors(attempt.key, attempt.generation, limit=limit)
+    return LaunchFailed(attempt.key, attempt.generation, why=why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import random
@@ -57,6 +58,8 @@ from ._supervisor import Supervisor
 from ._system import LinuxSystem, System
 from ._warming import WarmingUp
 from ._wishes import Wishes
+
+_gallery_log = logging.getLogger("trio_sup.gallery")
 
 OLDEST_KERNEL = (5, 4)
 """The first with pidfd waiting and everything else the engine relies on."""
@@ -331,9 +334,14 @@ class _Engine:
         return Releases(installer=installer, auto_install=galleries.auto_install, hub=hub)
 
     async def repair_releases(self) -> None:
-        """Finish or take back what an earlier process left half done among the releases."""
-        if self.releases is not None:
+        """Finish or take back what an earlier process left half done among the releases, if that may be done here."""
+        if self.releases is None:
+            return
+        try:
             await self.releases.installer.repair()
+        except OSError as error:
+            # What is whole can be run all the same.
+            _gallery_log.warning("the releases cannot be brought in order: %s", error)
 
     def supervisor(
         self, nursery: trio.Nursery, shutdown_timeout: float, *, stop_policy: Any, restart_policy: Any

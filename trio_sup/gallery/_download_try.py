@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from .._gallery_errors import ArchiveTooLarge, DownloadFailed
+from .._wording import said_by
 from ._partial_file import PartialFile
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Try:
             if _is_certificate(error):
                 why = f"{self._host()} is not trusted: {error}"
                 raise DownloadFailed(self.what, why, temporary=False) from error
-            raise Again(f"{self._host()}: {error or type(error).__name__}") from error
+            raise Again(f"{self._host()}: {said_by(error)}") from error
 
     async def restart(self, arrived: PartialFile, validator: str | None = None) -> None:
         """Start from nothing. In a thread: to let go of a large file takes its time."""

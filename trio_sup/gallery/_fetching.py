@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from .._units import in_words
+from .._wording import said_by
 from ..errors import InvalidValue, TrioSupError
 from ._addresses import beside, is_reference, path_of, shown
 from ._index_cache import MOST_BYTES, Validators
@@ -141,7 +142,7 @@ class IndexFetcher:
         except httpx2.TimeoutException:
             raise _Refused(f"no answer for {in_words(SILENCE)}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, zlib.error) as error:
-            raise _Refused(str(error) or type(error).__name__) from error
+            raise _Refused(said_by(error)) from error
 
     async def _body(self, response: httpx2.Response) -> bytes:
         """The body, decompressed here: the client would make each piece whole, however large that is."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -12,7 +14,7 @@ import trio
 
 from .._gallery_errors import UnknownEntry, UnknownRelease
 from .._releases import InstallPhase, InstallProgress, OnProgress, Release, UnpackLimits
-from ..errors import InvalidValue
+from ..errors import InvalidValue, TrioSupError
 from ..strategies import InstallLock
 from ._catalogue import Catalogue
 from ._deleting import delete
@@ -23,13 +25,23 @@ from ._planning import Plan, plan_for_address, plan_for_entry
 from ._staged import Before, Staged
 from ._staging import Staging
 from ._store import Store
+from ._upgrades import NewerNotTold, Upgrades, worth_asking
 from ._upgrades import Upgrade as Upgrade
-from ._upgrades import Upgrades, worth_asking
 from ._uris import address_of
+
+logger = logging.getLogger("trio_sup.gallery")
 
 
 def _tell_nobody(progress: InstallProgress) -> None:
     pass
+
+
+def _pass_over(certain: bool, release: Release, error: TrioSupError) -> None:
+    if isinstance(error, NewerNotTold):
+        return
+    if certain:
+        raise error
+    logger.warning("whether there is a newer %s cannot be told: %s", release.name, error)
 
 
 class Installer:
@@ -134,7 +146,8 @@ class Installer:
             name: What to install it as; only with an address.
             alias: Another name that is to mean it; only with an address.
             sha256: Digest that what is fetched must have, in hex digits; only with an address.
-            force: Fetch a gallery's backend although it is installed. What an address leads to always is.
+            force: Fetch a gallery's backend although it is installed. What an address leads to always is, and so is
+                one whose gallery is named, if what is installed came from elsewhere.
             report: Told, in Trio's thread, how far it has come. What it raises ends the installation.
 
         Raises:
@@ -163,6 +176,7 @@ class Installer:
                 return
             report(InstallProgress(backend=what, phase=InstallPhase.RESOLVING))
             plan = await self._plan_for_name(what, here)
+            force = force or ("@" in what and self._is_there_from_elsewhere(plan))
         async with self._staging.of(plan, anew=force, told=report, tell_done=True) as staged:
             yield staged
 
@@ -230,18 +244,25 @@ class Installer:
         await self._staging.sweep()
         return release
 
-    async def upgrades(self, names: Collection[str] | None = None) -> Sequence[Upgrade]:
+    async def upgrades(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        unknown: Callable[[Release, TrioSupError], None] | None = None,
+    ) -> Sequence[Upgrade]:
         """Which of the installed releases there are newer ones of, by version, else by digest.
 
         Not asked about is what came with the machine, and what has a twin under development beside it.
 
         Args:
             names: Any names of those that are asked about; None for all.
+            unknown: Told of those of which it cannot be told whether there are newer ones, and why. By default one of
+                *names* that cannot be asked about is an error, and the log has the others.
 
         Raises:
             UnknownRelease: One of *names* is not installed.
             GalleryUnavailable: No gallery can be read.
-            DownloadFailed: Where one of *names* came from cannot be asked. (Without names, the log says so.)
+            DownloadFailed: As *unknown* says.
 
         Cancellation: changes nothing.
         """
@@ -251,9 +272,13 @@ class Installer:
         if names is not None:
             wanted = {concrete_name(inventory, self.store.find(name, self._capability).name) for name in names}
             releases = [release for release in releases if release.name in wanted]
-        return await self._upgrades.of(releases, certain=names is not None)
+        return await self._upgrades.of(releases, unknown=unknown or partial(_pass_over, names is not None))
 
     # ---- the steps of an installation
+
+    def _is_there_from_elsewhere(self, plan: Plan) -> bool:
+        there = self._inventory().get(plan.asked)
+        return there is not None and there.metadata.gallery_url != plan.record.gallery_url
 
     async def _plan_for_name(self, what: str, here: Path) -> Plan:
         try:

@@ -12,6 +12,8 @@ from ..errors import InvalidValue
 from ._metadata_file import read_metadata
 
 RUN_SCRIPT = "run.sh"
+_LOST_AND_FOUND = "lost+found"
+"""Which ext4 has where it is mounted, for root alone."""
 
 
 @attrs.frozen
@@ -64,7 +66,7 @@ def take_inventory(user: Path, system: Path | None = None, *, prefer: Sequence[s
     """
     rows: dict[str, Release] = {}
     for path in _directories(system) if system is not None else ():
-        if _is_runnable(path):
+        if is_runnable(path):
             rows[path.name] = Release(name=path.name, concrete=path.name, directory=path, system=True)
     concrete: dict[str, Release] = {}
     metas: dict[str, tuple[Path, Metadata, str | None]] = {}
@@ -72,7 +74,7 @@ def take_inventory(user: Path, system: Path | None = None, *, prefer: Sequence[s
     taken = {path.name for path in directories}
     for path in directories:
         recorded = read_metadata(path)
-        if _is_runnable(path):
+        if is_runnable(path):
             concrete[path.name] = _concrete(path, recorded.metadata, recorded.problem)
         elif recorded.missing:
             continue  # nobody has ever installed it
@@ -103,11 +105,17 @@ def _directories(root: Path) -> list[Path]:
 
 
 def _may_be_a_release(name: str) -> bool:
-    return not name.startswith(".") and not name.endswith(RESERVED_SUFFIXES) and name.isprintable()
+    if name.startswith(".") or name.endswith(RESERVED_SUFFIXES) or name == _LOST_AND_FOUND:
+        return False
+    return name.isprintable()
 
 
-def _is_runnable(path: Path) -> bool:
-    return (path / RUN_SCRIPT).is_file()
+def is_runnable(path: Path) -> bool:
+    """Whether the directory at *path* has a script to run, as far as one may look."""
+    try:
+        return (path / RUN_SCRIPT).is_file()
+    except PermissionError:
+        return False  # others may look into it
 
 
 def _concrete(path: Path, metadata: Metadata, problem: str | None) -> Release:

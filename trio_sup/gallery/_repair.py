@@ -17,6 +17,7 @@ from ._boxes import adopt_box
 from ._durable import sync_directory
 from ._exchange import Exchange, move
 from ._flocks import open_directory, try_flock
+from ._listing import is_runnable
 from ._trash import Trash
 
 logger = logging.getLogger("trio_sup.gallery")
@@ -112,7 +113,7 @@ class Repair:
             path.name.endswith(_BACKUP)
             and len(path.name) > len(_BACKUP)
             and not path.is_symlink()
-            and (path / "run.sh").is_file()
+            and is_runnable(path)
             and not os.path.lexists(_without_suffix(path, _BACKUP))
         )
 

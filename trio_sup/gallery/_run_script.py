@@ -7,6 +7,9 @@ from pathlib import Path
 from .._gallery_errors import NotABackend
 from ._listing import RUN_SCRIPT
 
+_OF_IMAGES = ("oci-layout", "manifest.json")
+"""What image files have at their top. Source: the OCI image layout specification; `docker save`."""
+
 
 def check_run_script(release: Path, what: str) -> None:
     """See that there is a program to start in *release*, and make it executable if nobody may execute it.
@@ -24,6 +27,8 @@ def check_run_script(release: Path, what: str) -> None:
         below = [path.parent.name for path in sorted(release.glob(f"*/{RUN_SCRIPT}")) if path.is_file()]
         if len(below) == 1:
             why += f"; there is one in its directory {below[0]}, whose content is what must be packed"
+        elif any((release / name).is_file() for name in _OF_IMAGES):
+            why += "; it looks like an image, whose address begins with ocifile://"
         raise NotABackend(what, why, release)
     if not script.resolve().is_relative_to(release.resolve()):
         raise NotABackend(what, f"its {RUN_SCRIPT} is a link that leads out of it", release)

@@ -55,6 +55,8 @@ class Trash:
             found = sorted(self.directory.iterdir())
         except FileNotFoundError:
             return ()
+        except OSError as error:
+            return (f"{self.directory} cannot be read: {error.strerror}",)
         problems: list[str] = []
         for path in found:
             trio.from_thread.check_cancelled()

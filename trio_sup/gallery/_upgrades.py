@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from ._obtaining import SourceOf
 from ._planning import Plan, plan_for_address, plan_for_entry
 from ._uris import address_of, in_words
 
-logger = logging.getLogger("trio_sup.gallery")
 AT_ONCE = 8
 """Sources that are asked at the same time."""
 
@@ -42,6 +40,16 @@ class Upgrade:
 
     def __str__(self) -> str:
         return f"{self.release.name}: {self.why}"
+
+
+@attrs.define(slots=False, eq=False)
+class NewerNotTold(TrioSupError):
+    """Where a release came from nobody tells whether there is a newer one."""
+
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what} does not tell whether there is a newer one; install it from there anew"
 
 
 @attrs.frozen
@@ -96,20 +104,22 @@ class Upgrades:
     catalogue: Catalogue
     source_of: SourceOf
 
-    async def of(self, releases: Sequence[Release], *, certain: bool) -> Sequence[Upgrade]:
+    async def of(
+        self, releases: Sequence[Release], *, unknown: Callable[[Release, TrioSupError], None]
+    ) -> Sequence[Upgrade]:
         """Those of *releases* that there are newer ones of, in their order.
 
         Args:
-            certain: Raise if that cannot be told of one, instead of passing it over with a warning in the log.
+            unknown: Told of each of which that cannot be told, and why; one after the other, at the end. What it
+                raises goes on its way.
 
         Raises:
             GalleryUnavailable: No gallery can be read.
-            TrioSupError: As *certain* says.
 
         Cancellation: changes nothing.
         """
         found: dict[str, Upgrade] = {}
-        failures: dict[str, Exception] = {}
+        failures: dict[str, TrioSupError] = {}
         limiter = trio.CapacityLimiter(AT_ONCE)
         if any(_is_of_a_gallery(release) for release in releases):
             # Whoever asks for what is new means now; where that cannot be had, an earlier copy has to do.
@@ -130,10 +140,9 @@ class Upgrades:
         async with trio.open_nursery() as nursery:
             for release in releases:
                 nursery.start_soon(look, release, name=f"is there a newer {release.name}")
-        for name in sorted(failures):
-            if certain:
-                raise failures[name]
-            logger.warning("whether there is a newer %s cannot be told: %s", name, failures[name])
+        for release in releases:
+            if release.name in failures:
+                unknown(release, failures[release.name])
         return tuple(found[release.name] for release in releases if release.name in found)
 
     async def _why(self, installed: Metadata, entry: IndexEntry | None) -> str | None:
@@ -150,6 +159,8 @@ class Upgrades:
                 if entry is not None and entry.sha256 and address.scheme != "oci":
                     return by_digest(installed.digest, f"sha256:{entry.sha256}")
                 offered = await self.source_of(address.uri, address.scheme).digest(address.uri)
+                if offered is None:
+                    raise NewerNotTold(in_words(address.uri))
                 return by_digest(installed.digest, offered)
             except (TrioSupError, OSError) as error:
                 failed = error

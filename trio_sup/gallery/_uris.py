@@ -51,7 +51,7 @@ def address_of(what: str, *, here: Path | None = None) -> Address | None:
     Raises:
         InvalidValue: It is nothing of the kind, or a path where nothing is.
     """
-    if not what or what != what.strip() or not what.isprintable():
+    if not isinstance(what, str) or not what or what != what.strip() or not what.isprintable():
         raise InvalidValue(what, "expected the name of a backend, or the address of one")
     if match := _SCHEME.match(what):
         return _with_scheme(match[1].lower(), what[match.end() :], what, here)

@@ -63,7 +63,9 @@ def read_setup(
     overrides = apply_overrides(table, _only(environ), _KNOWN)
     about: Any = table.pop("galleries", {})
     if backends_dir is not None and isinstance(about, Mapping):
-        about = {**about, "backends_dir": str(backends_dir.absolute())}
+        # Shells leave the ~ of --backends-dir=~/backends as it is.
+        at_home = str(backends_dir).startswith("~")
+        about = {**about, "backends_dir": str(backends_dir if at_home else backends_dir.absolute())}
     galleries, found = read_table(about, path.absolute().parent, environ)
     settings, more = structure_what_is_right(Settings, table, "")
     problems = [*found, *more]

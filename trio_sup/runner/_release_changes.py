@@ -112,11 +112,11 @@ class Changes:
             }
         )
 
-    def fail(self, what: str, error: BaseException) -> None:
-        """Tell programs why it failed."""
+    def fail(self, what: str | None, error: BaseException) -> None:
+        """Tell programs why it failed; None is for all that was asked for."""
         self._put_error(what, type(error).__name__, reason(error))
 
-    def _put_error(self, what: str, error: str, message: str) -> None:
+    def _put_error(self, what: str | None, error: str, message: str) -> None:
         if self.as_json:
             self.put({"type": "error", "backend": what, "error": error, "message": message})
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from .._gallery_errors import GalleryUnavailable
+from .._releases import Release
 from ..errors import TrioSupError
 from ..gallery._installing import Installer, Upgrade
+from ..gallery._upgrades import NewerNotTold
 from ._gallery_listing import tell_problems
 from ._gallery_session import reason, with_installer
 from ._gallery_setup import GallerySetup
@@ -35,42 +37,54 @@ def upgrade_releases(setup: GallerySetup, names: Sequence[str], *, check: bool, 
         UnknownRelease: One is not installed; nothing was changed.
         GalleryUnavailable: No gallery can be read.
     """
-    changes = Changes(open_display(as_json=as_json), as_json)
+    changes = Changes(open_display(as_json=as_json), as_json and not check)
 
     async def work(installer: Installer) -> int:
-        if not check:
-            await repair(installer)
-        for name in names:
-            installer.find(name)
-        newer, unknown = await _newer(installer, names)
+        with _told_to_programs(changes):
+            if not check:
+                await repair(installer)
+            for name in names:
+                installer.find(name)
+            newer, unknown = await _newer(installer, names)
         if check:
             _show(newer, unknown, installer, as_json=as_json)
-            return 1 if unknown else 0
+            return 1 if names and unknown else 0
         tell_problems(installer.catalogue)
-        _tell_current(newer, [name for name in names if name not in unknown], installer, changes)
+        _tell_current(newer, names, unknown, installer, changes)
         failed = [upgrade for upgrade in newer if not await _upgraded(upgrade, installer, changes)]
         for name, error in unknown.items():
-            changes.fail(name, error)
-            changes.say(reason(error))
-        return 1 if failed or unknown else 0
+            if names:
+                changes.fail(name, error)
+                changes.say(reason(error))
+            else:
+                warn(f"whether there is a newer {name} cannot be told: {reason(error)}")
+        return 1 if failed or (names and unknown) else 0
 
     return with_installer(setup, work, tick=changes.display.tick, warn=changes.display.warn)
 
 
 async def _newer(installer: Installer, names: Sequence[str]) -> tuple[Sequence[Upgrade], Mapping[str, TrioSupError]]:
     """Of which releases there are newer ones; and of which that cannot be told, and why."""
-    if not names:
-        return await installer.upgrades(), {}
-    newer: dict[str, Upgrade] = {}
     unknown: dict[str, TrioSupError] = {}
-    for name in names:
-        try:
-            newer |= {upgrade.release.name: upgrade for upgrade in await installer.upgrades([name])}
-        except GalleryUnavailable:
-            raise
-        except TrioSupError as error:
-            unknown[name] = error
-    return tuple(newer.values()), unknown
+
+    def note(release: Release, error: TrioSupError) -> None:
+        # Of all that are installed, those are no news that are never told of.
+        if names or not isinstance(error, NewerNotTold):
+            unknown[release.name] = error
+
+    return await installer.upgrades(names or None, unknown=note), unknown
+
+
+@contextmanager
+def _told_to_programs(changes: Changes) -> Iterator[None]:
+    """What keeps anything from being upgraded is told to programs, and goes on its way."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (TrioSupError, OSError) as error:
+        changes.fail(None, error)
+        raise
 
 
 async def _upgraded(upgrade: Upgrade, installer: Installer, changes: Changes) -> bool:
@@ -86,9 +100,11 @@ async def _upgraded(upgrade: Upgrade, installer: Installer, changes: Changes) ->
     return True
 
 
-def _tell_current(newer: Sequence[Upgrade], names: Sequence[str], installer: Installer, changes: Changes) -> None:
+def _tell_current(
+    newer: Sequence[Upgrade], names: Sequence[str], unknown: Collection[str], installer: Installer, changes: Changes
+) -> None:
     """Say that there is nothing newer: of each that was asked for by name, or of all together."""
-    old = {upgrade.release.concrete_name for upgrade in newer}
+    old = {*unknown, *(upgrade.release.concrete_name for upgrade in newer)}
     current = [release for name in names if (release := installer.find(name)).concrete_name not in old]
     for release in current:
         if changes.as_json:

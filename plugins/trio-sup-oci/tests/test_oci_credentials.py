@@ -38,6 +38,7 @@ async def in_docker_file(home: Path, table: Any, reference: Any = QUAY) -> Crede
 
 async def test_nothing_is_there_and_nothing_is_found(home: Path) -> None:
     assert await credentials_for(QUAY) is None
+    assert await in_docker_file(home, "\n") is None
 
 
 @pytest.mark.parametrize(

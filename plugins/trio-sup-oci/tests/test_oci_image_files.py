@@ -345,6 +345,18 @@ async def test_a_file_that_is_cut_is_refused(layout: Path, fetching: Callable[..
         shutil.rmtree(fetch.directory)
 
 
+@pytest.mark.parametrize("cut", [0, 100], ids=["whole", "cut"])
+async def test_nothing_of_a_compressed_file_is_left(layout: Path, fetching: Callable[..., Fetching], cut: int) -> None:
+    packed = gzip.compress(tarred(layout))
+    fetch = fetching(packed[: len(packed) - cut])
+    if cut:
+        with pytest.raises(UnusableImage, match="damaged"):
+            await fetch.run()
+    else:
+        await fetch.run()
+    assert list(fetch.scratch.iterdir()) == []
+
+
 async def test_a_file_that_is_not_there_is_named(fetching: Callable[..., Fetching], tmp_path: Path) -> None:
     fetch = fetching(tmp_path / "nothing.tar")
     for attempt in (fetch.run, lambda: fetch.source.digest(fetch.uri)):

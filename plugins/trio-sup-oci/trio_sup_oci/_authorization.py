@@ -18,7 +18,17 @@ from trio_sup import DownloadFailed, InvalidValue
 from ._challenge import Challenge, parse_challenges
 from ._credentials import Credentials, credentials_for
 from ._errors import UnusableCredentials
-from ._http import LARGEST_REFUSAL, TEMPORARY, BoundedStream, TooLong, Tries, asked_to_wait, read_bounded, refusal
+from ._http import (
+    LARGEST_REFUSAL,
+    TEMPORARY,
+    BoundedStream,
+    TooLong,
+    Tries,
+    asked_to_wait,
+    in_words,
+    read_bounded,
+    refusal,
+)
 from ._reference import Reference, may_be_plain, registry_name
 
 CLIENT = "trio-sup"
@@ -156,7 +166,7 @@ class Authorization(httpx2.Auth):
                     )
                     self._fail(f"the token server {realm.host} refused: {why}{hint}")
             except (httpx2.TransportError, trio.TooSlowError) as error:
-                why = str(error) or type(error).__name__
+                why = in_words(error)
             except TooLong:
                 self._fail(f"the token server {realm.host} answered with more than {LARGEST_ANSWER} bytes")
             if tried > self._tries.retries:

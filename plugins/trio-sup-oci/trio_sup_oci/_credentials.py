@@ -94,7 +94,7 @@ def _read(path: Path) -> Mapping[str, Any] | None:
     if len(data) > LARGEST_FILE:
         raise UnusableCredentials(str(path), f"it is larger than {LARGEST_FILE} bytes")
     try:
-        table = json.loads(data or b"{}")
+        table = json.loads(data.strip() or b"{}")
     except (ValueError, RecursionError):
         # The complaint of the JSON reader would quote the file.
         raise UnusableCredentials(str(path), "it is no JSON") from None

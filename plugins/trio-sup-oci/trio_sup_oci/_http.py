@@ -86,6 +86,18 @@ def distrust(error: BaseException) -> str | None:
     return None
 
 
+def in_words(error: BaseException) -> str:
+    """What *error* says of a failed request; if it says nothing, what the nearest of its causes does."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError):
+            return f"{seen}; `insecure_registries` lists those that may be talked to without encryption"
+        if text := str(seen):
+            return text
+        seen = seen.__cause__ or seen.__context__
+    return type(error).__name__
+
+
 async def refusal(response: httpx2.Response) -> str:
     """Why a server refused, in its own words as far as it has any; the body is read."""
     status = f"{response.status_code} {_phrase(response.status_code)}".strip()

@@ -12,7 +12,7 @@ from trio_sup import DigestMismatch, DownloadFailed
 from ._authorization import Authorization
 from ._documents import ACCEPTED, LARGEST_DOCUMENT, LISTS, MANIFESTS, Descriptor, Document, digest_of
 from ._errors import UnusableImage
-from ._http import TEMPORARY, TooLong, Tries, asked_to_wait, distrust, read_bounded, refusal
+from ._http import TEMPORARY, TooLong, Tries, asked_to_wait, distrust, in_words, read_bounded, refusal
 from ._reference import DIGEST, Reference, may_be_plain
 
 PATIENCE = 120.0
@@ -164,7 +164,7 @@ class Repository:
                 if untrusted := distrust(error):
                     why = f"the certificate of {self._reference.host} is not trusted: {untrusted}"
                     raise DownloadFailed(self._what, why, temporary=False) from error
-                why = str(error) or type(error).__name__
+                why = in_words(error)
             except TooLong:
                 raise UnusableImage(self._what, f"what the registry sent has more than {limit} bytes") from None
             if tried > self._tries.retries:

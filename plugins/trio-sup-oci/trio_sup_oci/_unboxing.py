@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -93,7 +94,8 @@ def _open(address: FileAddress, fetch: Fetch) -> Box:
         if not is_compressed(file):
             box = TarFile(file, fetch.uri)
         else:
-            with open(fetch.scratch / "image.tar", "wb+") as plain:
+            # Without a name: scratch keeps what is in it, and no later try could use this.
+            with tempfile.TemporaryFile(dir=fetch.scratch) as plain:
                 _decompress(file, plain, fetch)
                 box = TarFile(plain, fetch.uri)
         if state_of(file) != before:
