@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -282,6 +282,44 @@ def test_the_reference_names_what_public_names_consist_of() -> None:
             own -= members(trio_sup.StartFailed)
         words = set(re.findall(r"\w+", found[f"`{name}`"]))
         assert own <= words, name
+
+
+def shown_signature(function: Callable[..., Any], *, bound: bool = False) -> str:
+    """How the reference writes the parameters of *function*."""
+    parameters = list(inspect.signature(function).parameters.values())[1 if bound else 0 :]
+    words = {repr(os.environ): "os.environ", "mappingproxy({})": "{}"}
+    shown = []
+    for each in parameters:
+        if each.kind is each.KEYWORD_ONLY and "*" not in shown:
+            shown.append("*")
+        default = repr(each.default).replace("'", '"')
+        for value, word in words.items():
+            default = default.replace(value.replace("'", '"'), word)
+        shown.append(each.name if each.default is each.empty else f"{each.name}={default}")
+    return ", ".join(shown)
+
+
+@pytest.mark.parametrize("name", ["open_supervisor", "load_plugins"])
+def test_a_function_is_shown_with_its_parameters(name: str) -> None:
+    section = sections("reference/api.md", 3)[f"`{name}`"]
+    block = re.search(rf"\b{name}\((.*?),?\s*\)(?: as .*)?\n```", section, re.DOTALL)
+    assert block is not None
+    assert " ".join(block[1].split()) == shown_signature(getattr(trio_sup, name))
+
+
+def test_every_method_of_the_supervisor_is_shown_with_its_parameters() -> None:
+    headings = sections("reference/api.md", 4)
+    methods = {name: thing for name, thing in inspect.getmembers(trio_sup.Supervisor) if not name.startswith("_")}
+    expected = set()
+    for name, thing in methods.items():
+        if isinstance(thing, property):
+            expected.add(f"`{name}`")
+            continue
+        waits = "await " if inspect.iscoroutinefunction(thing) else ""
+        if inspect.isasyncgenfunction(inspect.unwrap(thing)):
+            waits = "async with "
+        expected.add(f"`{waits}{name}({shown_signature(thing, bound=True)})`")
+    assert set(headings) == expected
 
 
 def test_every_event_is_listed_with_its_fields() -> None:
