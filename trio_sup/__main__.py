@@ -14,10 +14,7 @@ def main() -> int:
     """Run the `trio-sup` command; returns its exit status: 0 fine, 1 something failed, 2 wrong usage, 130 Ctrl-C."""
     arguments = sys.argv[1:]
     if arguments in (["--version"], ["-V"]):
-        from . import __version__
-
-        print(f"trio-sup {__version__}")  # noqa: T201  # this is what was asked for
-        return 0
+        return _tell_version()
     try:
         _open_missing_standard_streams()
         _escape_what_stdout_lacks()
@@ -38,6 +35,20 @@ def _command_line(arguments: list[str], guard_pid: int | None) -> int:
         return command_line(arguments, guard_pid)
     except KeyboardInterrupt:
         return 130
+
+
+def _tell_version() -> int:
+    from . import __version__
+
+    try:
+        print(f"trio-sup {__version__}", flush=True)  # noqa: T201  # this is what was asked for
+    except OSError as error:
+        # Python must not stumble over what is still buffered once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            print(f"trio-sup: cannot write: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
 
 
 def _open_missing_standard_streams() -> None:

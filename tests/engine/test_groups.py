@@ -399,6 +399,9 @@ async def test_a_group_nobody_has_heard_of_is_refused(autojump_clock: MockClock)
             await sup.start(A)
         with pytest.raises(trio_sup.InvalidValue, match="group: no such group"):
             sup.define(A)
+    async with staged(Stage()) as sup:
+        with pytest.raises(trio_sup.InvalidValue, match=r"group: no such group .*; it has none"):
+            sup.define(A)
 
 
 async def test_a_way_to_restart_nobody_has_heard_of_is_refused() -> None:

@@ -49,6 +49,17 @@ async def test_it_waits_for_what_somebody_else_starts(autojump_clock: MockClock)
     assert stage.keys(Phase.READY) == ["db#0", "api#0"]
 
 
+async def test_what_is_defined_while_it_is_waited_for_is_started(autojump_clock: MockClock) -> None:
+    stage = Stage(db=FakeBackend(healthy_after=5))
+    async with staged(stage) as sup, trio.open_nursery() as nursery:
+        nursery.start_soon(sup.start, API)
+        await trio.sleep(100)
+        sup.define(DB)
+        await until(sup, "api#0", Phase.READY)
+        assert trio.current_time() == pytest.approx(105, abs=0.5)
+    assert stage.keys(Phase.READY) == ["db#0", "api#0"]
+
+
 async def test_waiting_does_not_use_up_the_readiness_deadline(autojump_clock: MockClock) -> None:
     stage = Stage(db=FakeBackend(healthy_after=25), api=FakeBackend(healthy_after=4))
     async with staged(stage) as sup:

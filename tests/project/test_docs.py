@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -22,12 +22,17 @@ import pytest
 import trio
 
 import trio_sup
+import trio_sup.backends
+import trio_sup.bridge
+import trio_sup.gallery
+import trio_sup.testing
 from tests.gallery.releases import write_release
 from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks, commands
 from trio_sup import Gallery, Liveness, LogSettings, Readiness, UnpackLimits, events, strategies
 from trio_sup.engine._plugins import Kind, Plugins
 from trio_sup.runner._config import ConfiguredBackend, Group, Settings, interpret
 from trio_sup.runner._gallery_config import GalleriesTable
+from trio_sup.testing import contracts, plugin
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -284,6 +289,44 @@ def test_the_reference_names_what_public_names_consist_of() -> None:
         assert own <= words, name
 
 
+def shown_signature(function: Callable[..., Any], *, bound: bool = False) -> str:
+    """How the reference writes the parameters of *function*."""
+    parameters = list(inspect.signature(function).parameters.values())[1 if bound else 0 :]
+    words = {repr(os.environ): "os.environ", "mappingproxy({})": "{}"}
+    shown = []
+    for each in parameters:
+        if each.kind is each.KEYWORD_ONLY and "*" not in shown:
+            shown.append("*")
+        default = repr(each.default).replace("'", '"')
+        for value, word in words.items():
+            default = default.replace(value.replace("'", '"'), word)
+        shown.append(each.name if each.default is each.empty else f"{each.name}={default}")
+    return ", ".join(shown)
+
+
+@pytest.mark.parametrize("name", ["open_supervisor", "load_plugins"])
+def test_a_function_is_shown_with_its_parameters(name: str) -> None:
+    section = sections("reference/api.md", 3)[f"`{name}`"]
+    block = re.search(rf"\b{name}\((.*?),?\s*\)(?: as .*)?\n```", section, re.DOTALL)
+    assert block is not None
+    assert " ".join(block[1].split()) == shown_signature(getattr(trio_sup, name))
+
+
+def test_every_method_of_the_supervisor_is_shown_with_its_parameters() -> None:
+    headings = sections("reference/api.md", 4)
+    methods = {name: thing for name, thing in inspect.getmembers(trio_sup.Supervisor) if not name.startswith("_")}
+    expected = set()
+    for name, thing in methods.items():
+        if isinstance(thing, property):
+            expected.add(f"`{name}`")
+            continue
+        waits = "await " if inspect.iscoroutinefunction(thing) else ""
+        if inspect.isasyncgenfunction(inspect.unwrap(thing)):
+            waits = "async with "
+        expected.add(f"`{waits}{name}({shown_signature(thing, bound=True)})`")
+    assert set(headings) == expected
+
+
 def test_every_event_is_listed_with_its_fields() -> None:
     classes = {
         name: cls for name, cls in vars(events).items() if isinstance(cls, type) and cls.__module__ == events.__name__
@@ -299,6 +342,31 @@ def test_every_help_for_options_is_listed() -> None:
     section = sections("reference/hooks.md", 2)["Options"]
     helps = [name for name, thing in vars(strategies).items() if inspect.isfunction(thing)]
     assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(helps)
+
+
+def test_every_name_of_the_other_modules_is_in_the_reference() -> None:
+    pages = "\n".join(page.read_text() for page in (DOCS / "reference").rglob("*.md"))
+    for module in (trio_sup.testing, trio_sup.gallery, trio_sup.bridge, trio_sup.backends):
+        assert set(module.__all__) <= set(re.findall(r"`(\w+)`", pages)), module.__name__
+
+
+@pytest.mark.parametrize("name", ["FakeBackend", "scripted_backend"])
+def test_every_behaviour_of_the_testing_kit_is_listed_with_its_default(name: str) -> None:
+    section = sections("reference/testing.md", 3)[f"`{name}`"]
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE))
+    parameters = inspect.signature(getattr(trio_sup.testing, name)).parameters.values()
+    given = {each.name: each.default for each in parameters if each.kind is not each.VAR_KEYWORD}
+    assert list(listed) == list(given)
+    for option, shown in listed.items():
+        if shown.startswith("`"):
+            assert shown == f"`{given[option]!r}`", option
+
+
+def test_every_fixture_and_contract_is_listed() -> None:
+    found = sections("reference/testing.md", 2)
+    fixtures = re.findall(r"^@pytest.fixture\n(?:async )?def (\w+)", inspect.getsource(plugin), re.MULTILINE)
+    for heading, names in (("Fixtures", fixtures), ("Contracts", contracts.__all__)):
+        assert sorted(re.findall(r"^\| `(\w+)` \|", found[heading], re.MULTILINE)) == sorted(names)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,21 @@ def test_the_guards_need_only_the_standard_library(path: Path) -> None:
         assert name.split(".")[0] in {*sys.stdlib_module_names, "trio_sup"}
         if name.startswith("trio_sup"):
             assert name.split(".")[1] == "guard"
+
+
+# ---- the map
+
+
+MAP = (ROOT.parent / "ARCHITECTURE.md").read_text()
+
+
+@pytest.mark.parametrize("package", ["engine", "gallery"])
+def test_every_file_of_a_package_is_on_the_map(package: str) -> None:
+    rooms = MAP.partition(f"\n## The {package}, room by room\n")[2].partition("\n## ")[0]
+    named = re.findall(r"`(_\w+\.py)`", "".join(re.findall(r"^\| (.+?) \|", rooms, re.MULTILINE)))
+    assert sorted(named) == sorted(path.name for path in (ROOT / package).glob("*.py") if path.name != "__init__.py")
+
+
+def test_every_test_on_the_map_is_there() -> None:
+    there = {path.name for path in (ROOT.parent / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"\btest_\w+\.py\b", MAP)) <= there

@@ -37,6 +37,22 @@ def test_the_console_script_is_the_same(tmp_path: Path) -> None:
     assert done.stdout == "trio-sup 0.1.0\n"
 
 
+def test_a_version_that_nobody_takes_is_no_traceback(tmp_path: Path) -> None:
+    buffered = {**environment(tmp_path), "PYTHONUNBUFFERED": ""}
+    reader, writer = os.pipe()
+    os.close(reader)
+    for stdout, told in (
+        (writer, b""),
+        (os.open("/dev/full", os.O_WRONLY), b"trio-sup: cannot write: [Errno 28] No space left on device\n"),
+    ):
+        done = subprocess.run(
+            [*TRIO_SUP, "--version"],
+            env=buffered, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, timeout=30, check=False,
+        )  # fmt: skip
+        os.close(stdout)
+        assert (done.returncode, done.stderr) == (1, told)
+
+
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--help"), ("demo", "-h")])
 def test_help_is_on_stdout(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = call(*arguments, tmp_path=tmp_path)

@@ -92,6 +92,18 @@ def offer(place: Place, server: HttpServer, *, stalls: bool = False) -> None:
     place.offer({"name": "big", "version": "9", "uri": f"{server.url}/big.tar.gz"})
 
 
+async def test_a_description_is_as_wide_as_the_terminal(tmp_path: Path) -> None:
+    place = Place.make(tmp_path)
+    place.offer({"name": "big", "uri": "https://gallery.example/big.tar.gz", "description": "words " * 40})
+    with trio.fail_after(60):
+        async with on_terminal(place, "gallery", "show", "big", columns=50) as terminal:
+            assert await terminal.process.wait() == 0
+            await terminal.shows("installed .*")
+    lines = [frame for frame in terminal.frames if frame.startswith("words")]
+    assert len(lines) == 5
+    assert max(map(len, lines)) == 47
+
+
 async def test_a_bar_grows_and_is_gone_at_the_end(tmp_path: Path) -> None:
     place = Place.make(tmp_path)
     with trio.fail_after(60):

@@ -177,6 +177,28 @@ async def test_a_significant_one_that_ends_for_good_ends_the_run(tmp_path: Path)
             await run.says("stderr", "other#0 ended")
 
 
+async def test_the_first_signal_after_the_end_of_a_significant_one_kills(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        f"""
+        [backends.deaf]
+        {command_of(sys.executable, "-m", "trio_sup.testing.backend", "--ignore-sigterm")}
+        [backends.heart]
+        {SERVES}
+        {TCP}
+        needs = ["deaf"]
+        significant = true
+        """,
+    )
+    with trio.fail_after(60):
+        async with running("run", "-c", path, env=environment(tmp_path)) as run:
+            os.kill(pid_of(await run.says("stderr", "heart#0 is ready")), signal.SIGKILL)
+            await run.says("stderr", "stopping everything; Ctrl-C or SIGTERM to do it without grace")
+            run.process.send_signal(signal.SIGTERM)
+            await run.says("stderr", "SIGTERM: killing everything")
+            assert await run.process.wait() == 1
+
+
 async def test_one_that_does_not_start_by_itself_is_started_as_a_need(tmp_path: Path) -> None:
     path = write(
         tmp_path,

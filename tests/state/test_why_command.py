@@ -18,9 +18,11 @@ from tests.conftest import child_command
 from tests.runner.conftest import nothing_of_it_survives
 from tests.runner.running import TALKS, TCP, TRIO_SUP, command_of, environment, running
 from tests.state.test_report_tables import REPORT
-from trio_sup import Cause, ExitReport, ExitStatus, ProcessKey
+from trio_sup import Cause, ExitReport, ExitStatus, Phase, ProcessKey
 from trio_sup._exit_files import exits_in, name_of, write
 from trio_sup._report_tables import report_from
+from trio_sup.events import BackendGone
+from trio_sup.runner._event_lines import for_people
 
 __all__ = ["nothing_of_it_survives"]
 
@@ -78,8 +80,8 @@ def test_everything_that_is_known_of_the_last_end_is_told(tmp_path: Path, state:
         "success yes",
         "lived 2.5 s, as pid 42 (generation 4)",
         "gone 0.25 s after its end began",
-        "killed yes: it did not end when asked to",
-        "left behind 2 processes, which were killed",
+        "killed yes, by SIGKILL",
+        "left behind 2 processes, killed",
         "out of memory it wrote: MemoryError",
         "last health error UNAVAILABLE: still loading",
         "stderr, last lines:",
@@ -88,6 +90,17 @@ def test_everything_that_is_known_of_the_last_end_is_told(tmp_path: Path, state:
         "traceback:",
         "Traceback …",
     ]
+
+
+def test_one_process_is_no_processes(tmp_path: Path, state: Path) -> None:
+    alone = report(left_children=1)
+    remember(state, alone)
+    assert "left behind 1 process, killed" in " ".join(why("chat#0", tmp_path=tmp_path).stdout.split())
+    line = for_people(BackendGone(
+        sequence=1, time=1.0, key=alone.key, generation=1, previous=Phase.STOPPING, phase=Phase.GONE, report=alone
+    ))  # fmt: skip
+    assert line is not None
+    assert "with 1 process it had left behind" in line
 
 
 def test_what_is_not_known_is_said_too(tmp_path: Path, state: Path) -> None:

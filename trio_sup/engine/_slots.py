@@ -76,9 +76,10 @@ class SlotTable:
         return self._slots[key]
 
     def define(self, key: ProcessKey, spec: BackendSpec) -> None:
-        """Note what *key* is to be started from."""
+        """Note what *key* is to be started from, and wake those who wait for something of its name."""
         self.defined[key] = spec
         self._ordinal(key)
+        self.changes.happened(str(key), key.model, *spec.names())
 
     def undefine(self, key: ProcessKey) -> None:
         """Forget what *key* is to be started from."""

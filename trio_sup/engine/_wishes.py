@@ -84,8 +84,8 @@ class Wishes:
         if spec.release is not None and self.releases is None:
             raise NoGalleries
         if spec.group is not None and spec.group not in self.groups:
-            known = ", ".join(sorted(self.groups)) or "there is none"
-            raise InvalidValue(spec.group, f"group: no such group is given to the supervisor; known are {known}")
+            known = f"known are {', '.join(sorted(self.groups))}" if self.groups else "it has none"
+            raise InvalidValue(spec.group, f"group: no such group is given to the supervisor; {known}")
         if spec.needs:
             # What runs may differ from what is defined by now, and either may be what is started next.
             others = [*self.table.defined.items(), *((slot.key, slot.spec) for slot in self.table)]

@@ -7,6 +7,7 @@ import time
 
 from .._report_tables import plain
 from .._reports import ExitReport
+from .._wording import counted
 from ..events import BackendExited, BackendGone, BackendWaiting, Event
 
 
@@ -26,7 +27,7 @@ def _ended(report: ExitReport) -> str:
     if report.killed:
         text += ", it had to be killed"
     if report.left_children:
-        text += f", with {report.left_children} processes it had left behind"
+        text += f", with {counted(report.left_children, 'process', 'processes')} it had left behind"
     text += ")"
     if report.out_of_memory:
         text += f"\n{report.key} may have run out of memory: {report.out_of_memory}"

@@ -127,7 +127,7 @@ def add_gallery_commands(app: App) -> None:
         where: Where = USUAL,
         json: Flag = False,
     ) -> int:
-        """Delete installed backends; one that is in use by a running backend is left, and who uses it is named.
+        """Delete installed backends; none of them, if one is in use by a running backend, and who uses it is named.
 
         Parameters
         ----------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 
@@ -19,6 +21,7 @@ from ._offered import Offered, offered_by
 
 _LABEL = 14
 _WIDTH = 100
+_LEAST_WIDTH = 20
 
 
 def show_backend(setup: GallerySetup, name: str, *, as_json: bool) -> int:
@@ -79,9 +82,10 @@ class _Shown:
     def for_people(self) -> Iterator[str]:
         entry = self.offered.entry
         yield entry.full_name
+        width = _width()
         paragraphs = [" ".join(part.split()) for part in entry.description.split("\n\n")]
         for paragraph in filter(None, paragraphs):
-            yield textwrap.fill(paragraph, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+            yield textwrap.fill(paragraph, width, initial_indent="  ", subsequent_indent="  ")
         for label, value in self._facts():
             first, *rest = value.splitlines()
             yield f"  {label:{_LABEL}}  {first}"
@@ -117,6 +121,12 @@ class _Shown:
         version = release.metadata.version
         at = release.metadata.installed_at
         return ", ".join(filter(None, (version or "yes", at and f"since {at}", str(release.directory))))
+
+
+def _width() -> int:
+    """In a terminal that is narrower, lines end where it does."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
+    return max(_LEAST_WIDTH, min(_WIDTH, columns))
 
 
 def _address(entry: IndexEntry) -> str:

@@ -80,7 +80,7 @@ class _Runner:
         self._supervisor: Supervisor | None = None
         self._began_time = time.time()
         self._ending_since = 0.0
-        self._stopped_by = "a significant backend has ended"
+        self._stopped_by: str | None = None
         self._empty = False
         self._failed: set[ProcessKey] = set()
         self._surviving: set[ProcessKey] = set()
@@ -103,11 +103,10 @@ class _Runner:
                     tasks.start_soon(self._watch, supervisor.events(), supervisor)
                     self._start_all(supervisor, tasks)
                     try:
-                        self._stopped_by = (await signals.next()).name
-                        supervisor.shutdown_reason = self._stopped_by
+                        self._stopped_by = supervisor.shutdown_reason = (await signals.next()).name
                     finally:
                         self._stopping, self._ending_since = True, trio.current_time()
-                        self._say(f"{self._stopped_by}: stopping everything; once more to do it without grace")
+                        self._say(self._announcement())
                         insisting.start_soon(self._insist, signals, supervisor)
                         insisting.start_soon(self._exit_if_stuck)
             except SignificantEnded as error:
@@ -187,7 +186,8 @@ class _Runner:
 
     async def _insist(self, signals: Signals, supervisor: Supervisor) -> None:
         second = await signals.next()
-        self._say(f"{second.name} again: killing everything; once more to exit at once")
+        again = "" if self._stopped_by is None else " again"
+        self._say(f"{second.name}{again}: killing everything; once more to exit at once")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._kill, supervisor)
             third = await signals.next()
@@ -210,6 +210,11 @@ class _Runner:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stdout.finish, LAST_WORDS)
             nursery.start_soon(self._stderr.finish, LAST_WORDS)
+
+    def _announcement(self) -> str:
+        if self._stopped_by is None:
+            return "a significant backend has ended: stopping everything; Ctrl-C or SIGTERM to do it without grace"
+        return f"{self._stopped_by}: stopping everything; once more to do it without grace"
 
     def _summary(self) -> str:
         text = f"stopped in {trio.current_time() - self._ending_since:.2f} s"

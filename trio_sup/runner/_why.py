@@ -13,7 +13,7 @@ from .._exit_files import exits_in, read_all
 from .._report_tables import plain
 from .._reports import ExitReport
 from .._values import ProcessKey
-from .._wording import did_you_mean
+from .._wording import counted, did_you_mean
 from ..errors import ConfigError
 from ._state_directory import default_state_dir
 
@@ -113,9 +113,9 @@ def _facts(report: ExitReport) -> Iterator[tuple[str, str]]:
     gone = f"{report.stop_seconds:.2f} s after its end began"
     yield "gone", f"no, {gone}" if report.survivors else gone
     if report.killed:
-        yield "killed", "yes: it did not end when asked to"
+        yield "killed", "yes, by SIGKILL"
     if report.left_children:
-        yield "left behind", f"{report.left_children} processes, which were killed"
+        yield "left behind", f"{counted(report.left_children, 'process', 'processes')}, killed"
     for survivor in report.survivors:
         yield "survivor", str(survivor)
     yield "out of memory", report.out_of_memory or "nothing speaks for it"
