@@ -444,6 +444,17 @@ async def test_a_launch_that_fails_leaves_nothing(autojump_clock: MockClock) -> 
         await sup.start(SPEC)
 
 
+async def test_a_program_that_the_system_does_not_let_us_look_at_is_refused(autojump_clock: MockClock) -> None:
+    nobody_can_have = attrs.evolve(SPEC, command=[f"/{'x' * 300}"])
+    async with supervised(FakeBackend()) as (sup, _):
+        with pytest.raises(trio_sup.InvalidCommand, match="File name too long"):
+            await sup.start(nobody_can_have)
+        await sup.start(SPEC)
+        with pytest.raises(trio_sup.InvalidCommand, match="File name too long"):
+            await sup.start(nobody_can_have, replace=True)
+        assert [backend.phase for backend in sup.backends] == [Phase.READY]
+
+
 async def test_too_few_descriptors_are_named(autojump_clock: MockClock) -> None:
     async with supervised(FakeBackend(launch_error=OSError(errno.EMFILE, "Too many open files"))) as (sup, _):
         with pytest.raises(trio_sup.TooFewDescriptors, match="ulimit -n"):

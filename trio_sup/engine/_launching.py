@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import attrs
@@ -70,7 +71,8 @@ class Launching:
         spec = attempt.spec
         locked = spec.name
         if spec.release is not None and self.releases is not None:
-            locked = (await self.releases.ensure(spec.release, partial(self.moves.wait_for, slot))).concrete_name
+            with _refusals_told(attempt, "its release cannot be installed: "):
+                locked = (await self.releases.ensure(spec.release, partial(self.moves.wait_for, slot))).concrete_name
         self.moves.wait_for(slot, f"the install lock of {locked}")
         lock = await self._lock(slot, locked, pumps)
         try:
@@ -78,7 +80,6 @@ class Launching:
             async with self._launching:
                 if not may_start():
                     return False
-                self._prepare(attempt)
                 self._launch(slot, attempt)
                 # No await since the launch: a cancel from here on finds the process watched.
                 pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
@@ -94,15 +95,17 @@ class Launching:
         nursery.start_soon(holder.run, name=f"install lock of {backend}")
         if await self._acquired(slot, backend, holder):
             return holder
-        if isinstance(self.install_lock, FileLock) and holder.error is not None:
-            raise holder.error
-        what = f"it failed with {holder.error!r}"
-        self._plugin_failed(f"install lock {self.install_lock_name!r}", what, "the built-in 'file' takes over")
-        holder = LockHolder(self.side, FileLock(), backend)
-        nursery.start_soon(holder.run, name=f"install lock of {backend}")
-        if await holder.acquired():
-            return holder
-        raise holder.error or RuntimeError("the install lock was given up")
+        if not isinstance(self.install_lock, FileLock) or holder.error is None:
+            what = f"it failed with {holder.error!r}"
+            self._plugin_failed(f"install lock {self.install_lock_name!r}", what, "the built-in 'file' takes over")
+            holder = LockHolder(self.side, FileLock(), backend)
+            nursery.start_soon(holder.run, name=f"install lock of {backend}")
+            if await holder.acquired():
+                return holder
+        with _refusals_told(
+            slot.attempt, "the install lock 'file' cannot be had, give it another directory or choose 'memory': "
+        ):
+            raise holder.error or RuntimeError("the install lock was given up")
 
     async def _acquired(self, slot: Slot, backend: str, holder: LockHolder) -> bool:
         """Wait for the lock, and say who has it while that takes long."""
@@ -123,18 +126,15 @@ class Launching:
 
     def _launch(self, slot: Slot, attempt: Attempt) -> None:
         """Take a port and start the process: one synchronous step, so that nothing can come between."""
-        assert attempt.command is not None
-        try:
+        with _refusals_told(attempt):
+            self._prepare(attempt)
             self.ports.take(slot)
             assert slot.port is not None
             if slot.wanted.port_collisions:
                 self.ports.drop_placeholder(slot)
-            attempt.child = self.system.launch(prepared(attempt, slot.port, self.calls), attempt.generation)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                raise TooFewDescriptors(slot.key, attempt.generation, limit=limit) from error
-            raise LaunchFailed(slot.key, attempt.generation, why=error.strerror or str(error)) from error
+            launch = prepared(attempt, slot.port, self.calls)
+            attempt.child = self.system.launch(launch, attempt.generation)
+        assert attempt.command is not None
         attempt.launched_at, attempt.launched_time = trio.current_time(), time.time()
         attempt.channel = self.system.channel(attempt.spec.host, slot.port, attempt.command.token)
         self.moves.make(slot, Phase.STARTING, partial(events.BackendStarting, pid=attempt.child.pid, port=slot.port))
@@ -169,3 +169,17 @@ class Launching:
 
     def _plugin_failed(self, plugin: str, what: str, instead: str) -> None:
         self.moves.hub.publish(events.PluginFailed(plugin=plugin, what=what, instead=instead))
+
+
+@contextmanager
+def _refusals_told(attempt: Attempt, what: str = "") -> Iterator[None]:
+    """Make what the system refuses the failure of this start; *what* comes before its reason."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            raise TooFewDescriptors(attempt.key, attempt.generation, limit=limit) from error
+        where = f": {error.filename}" if error.filename else ""
+        why = f"{what}{error.strerror or error}{where}"
+        raise LaunchFailed(attempt.key, attempt.generation, why=why) from error
