@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -97,6 +98,13 @@ async def test_replicas_and_models_are_separate_slots(autojump_clock: MockClock)
         await sup.stop("a#1")
         assert sup.resolve("a#1") == ()
         assert len(sup.backends) == 2
+
+
+async def test_a_deadline_without_any_listener_says_so(autojump_clock: MockClock) -> None:
+    async with supervised(FakeBackend(listens_after=math.inf)) as (sup, _system):
+        with pytest.raises(trio_sup.NotReadyInTime, match="Last health error: nothing listened on port 21000"):
+            await sup.start(SPEC)
+        assert sup.exit_reports(KEY)[-1].last_health_error == "nothing listened on port 21000"
 
 
 async def test_the_deadline_ends_the_attempt_and_says_why(autojump_clock: MockClock) -> None:

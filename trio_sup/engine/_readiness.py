@@ -35,7 +35,9 @@ class ReadinessGate:
         spec, probe = attempt.spec, attempt.strategies.probe
         wait = spec.readiness.interval
         if probe.needs_listener:
+            attempt.awaits_listener = True
             await self.system.wait_for_listener(slot.port)
+            attempt.awaits_listener = False
             wait = min(FIRST_RETRY, wait)
         while True:
             attempt.last_health_error = await self.check(slot, attempt, probe, spec.readiness.call_timeout)
