@@ -500,8 +500,9 @@ async def test_what_cannot_be_told(autojump_clock: MockClock, identity: str, uid
         if ready:
             await sup.start(spec)
         else:
-            with pytest.raises(trio_sup.NotReadyInTime, match="cannot tell who owns port"):
+            with pytest.raises(trio_sup.NotReadyInTime, match="cannot tell who owns port") as caught:
                 await sup.start(spec)
+            assert ("give it identity = 'off'" in str(caught.value)) == (identity == "auto")
     told = any([isinstance(event, events.IdentityUncertain) async for event in stream])
     assert told == (identity == "auto" and ready)
 
