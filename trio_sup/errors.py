@@ -23,7 +23,7 @@ class TrioSupError(Exception):
 
 
 class Unsupported(TrioSupError):
-    """This platform cannot run the supervisor: it needs Linux 5.4 or newer."""
+    """This process cannot run the supervisor: it needs Linux 5.4 or newer, and SIGCHLD must not be ignored."""
 
 
 # ---- misuse: nothing was changed

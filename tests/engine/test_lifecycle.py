@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -97,6 +98,13 @@ async def test_replicas_and_models_are_separate_slots(autojump_clock: MockClock)
         await sup.stop("a#1")
         assert sup.resolve("a#1") == ()
         assert len(sup.backends) == 2
+
+
+async def test_a_deadline_without_any_listener_says_so(autojump_clock: MockClock) -> None:
+    async with supervised(FakeBackend(listens_after=math.inf)) as (sup, _system):
+        with pytest.raises(trio_sup.NotReadyInTime, match="Last health error: nothing listened on port 21000"):
+            await sup.start(SPEC)
+        assert sup.exit_reports(KEY)[-1].last_health_error == "nothing listened on port 21000"
 
 
 async def test_the_deadline_ends_the_attempt_and_says_why(autojump_clock: MockClock) -> None:
@@ -444,6 +452,17 @@ async def test_a_launch_that_fails_leaves_nothing(autojump_clock: MockClock) -> 
         await sup.start(SPEC)
 
 
+async def test_a_program_that_the_system_does_not_let_us_look_at_is_refused(autojump_clock: MockClock) -> None:
+    nobody_can_have = attrs.evolve(SPEC, command=[f"/{'x' * 300}"])
+    async with supervised(FakeBackend()) as (sup, _):
+        with pytest.raises(trio_sup.InvalidCommand, match="File name too long"):
+            await sup.start(nobody_can_have)
+        await sup.start(SPEC)
+        with pytest.raises(trio_sup.InvalidCommand, match="File name too long"):
+            await sup.start(nobody_can_have, replace=True)
+        assert [backend.phase for backend in sup.backends] == [Phase.READY]
+
+
 async def test_too_few_descriptors_are_named(autojump_clock: MockClock) -> None:
     async with supervised(FakeBackend(launch_error=OSError(errno.EMFILE, "Too many open files"))) as (sup, _):
         with pytest.raises(trio_sup.TooFewDescriptors, match="ulimit -n"):
@@ -481,8 +500,9 @@ async def test_what_cannot_be_told(autojump_clock: MockClock, identity: str, uid
         if ready:
             await sup.start(spec)
         else:
-            with pytest.raises(trio_sup.NotReadyInTime, match="cannot tell who owns port"):
+            with pytest.raises(trio_sup.NotReadyInTime, match="cannot tell who owns port") as caught:
                 await sup.start(spec)
+            assert ("give it identity = 'off'" in str(caught.value)) == (identity == "auto")
     told = any([isinstance(event, events.IdentityUncertain) async for event in stream])
     assert told == (identity == "auto" and ready)
 

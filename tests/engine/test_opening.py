@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import trio
 
@@ -26,3 +28,13 @@ async def test_a_cancellation_at_any_step_of_its_life_ends_it() -> None:
     with trio.fail_after(60):
         steps = await cancel_at_every_step(whole_life, check)
     assert steps > 20
+
+
+async def test_a_process_that_cannot_learn_how_its_children_end_is_refused() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(trio_sup.Unsupported, match="SIGCHLD is ignored"):
+            async with trio_sup.open_supervisor(system=FakeSystem()):
+                pass
+    finally:
+        signal.signal(signal.SIGCHLD, before)

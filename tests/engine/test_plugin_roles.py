@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -293,6 +294,19 @@ async def test_an_install_lock_that_raises_is_named_and_the_built_in_one_takes_o
         failed = await next_of(stream, events.PluginFailed)
         assert "lock broken" in failed.what
         assert "'file'" in failed.instead
+
+
+async def test_a_built_in_install_lock_that_cannot_be_had_fails_the_start_and_says_what_to_change(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    taken = tmp_path / "file"
+    taken.touch()
+    lock = trio_sup.Choice("file", directory=taken / "locks")
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock=lock) as sup:
+        stream = sup.events()
+        with pytest.raises(trio_sup.LaunchFailed, match=r"another directory .*'memory'.*Not a directory: .*file"):
+            await sup.start(SPEC)
+    assert not [event async for event in stream if isinstance(event, events.PluginFailed)]
 
 
 async def test_an_install_lock_that_hangs_at_its_end_delays_nobody(autojump_clock: MockClock) -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,15 @@ async def test_a_limit_that_cannot_be_set_any_more_is_no_reason_to_lose_a_proces
         async with trio_sup.open_supervisor(child_descriptor_limit=LIMIT) as sup:
             backend = await sup.start(SPEC)
             assert refused == [backend.pid]
+
+
+async def test_a_program_whose_interpreter_is_missing_is_not_said_to_be_missing_itself(tmp_path: Path) -> None:
+    script = tmp_path / "serve"
+    script.write_text("#!/nowhere/python\n")
+    script.chmod(0o755)
+    async with trio_sup.open_supervisor() as sup:
+        with pytest.raises(trio_sup.LaunchFailed, match=r"what it is run by is not there: .*serve"):
+            await sup.start(BackendSpec(name="serve", command=[script]))
 
 
 async def test_a_limit_that_cannot_be_lowered_during_the_launch_is_set_after_it() -> None:

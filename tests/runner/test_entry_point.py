@@ -93,3 +93,39 @@ def test_closed_standard_streams_do_no_harm(tmp_path: Path) -> None:
     done = call("run", tmp_path=tmp_path, via=("sh", "-c", 'exec "$0" "$@" <&- >&-'))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_stdout_that_takes_nothing_is_one_line_and_1(tmp_path: Path) -> None:
+    done = call("plugins", tmp_path=tmp_path, via=("sh", "-c", 'exec "$0" "$@" >/dev/full'))
+    assert done.returncode == 1
+    assert done.stderr == "trio-sup: cannot write: [Errno 28] No space left on device\n"
+
+
+def test_a_reader_that_has_gone_is_no_reason_to_complain(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*TRIO_SUP, "plugins"],
+            env=environment(tmp_path), cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_names_that_the_terminal_cannot_show_are_shown_by_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "trio-sup.toml").write_text('[backends.b]\ncommand = ["true"]\nmodel = "ü"\n', encoding="utf-8")
+    done = call("check", tmp_path=tmp_path, via=("env", "PYTHONIOENCODING=ascii"))
+    assert done.returncode == 0
+    assert "b (\\xfc#0)" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "check", "why b", "backends"])
+def test_a_directory_that_has_been_removed_is_named_as_the_reason(tmp_path: Path, command: str) -> None:
+    (tmp_path / "trio-sup.toml").write_text('[backends.b]\ncommand = ["true"]\n')
+    (tmp_path / "gone").mkdir()
+    removed = 'cd gone && rmdir ../gone && exec "$0" "$@"'
+    done = call(*command.split(), "-c", "../trio-sup.toml", tmp_path=tmp_path, via=("sh", "-c", removed))
+    assert done.returncode == 1
+    assert done.stderr == "trio-sup: the current directory has been removed: go to another one\n"

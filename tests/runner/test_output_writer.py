@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -43,6 +44,28 @@ async def test_everything_is_written_in_order_and_the_last_line_too(pipe: tuple[
             writer.put(KEY, Output(KEY, 1, "stdout", b"unfinished"), 10)
             assert await writer.finish(5)
     assert os.read(pipe[0], 100) == b"one\na#0 | unfinished\n"
+
+
+async def test_lines_wait_while_no_thread_can_be_started(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sync, refusals = trio.to_thread.run_sync, 2
+
+    async def refuse_twice(*arguments: Any, **options: Any) -> Any:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise RuntimeError("can't start new thread")
+        return await run_sync(*arguments, **options)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", refuse_twice)
+    writer = Writer(pipe[1], Renderer(Prefixed()), pytest.fail)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.run)
+            say(writer, "one")
+            assert await writer.finish(5)
+    assert os.read(pipe[0], 100) == b"one\n"
 
 
 async def test_a_pipe_nobody_reads_keeps_neither_the_writers_user_nor_its_end_waiting(pipe: tuple[int, int]) -> None:

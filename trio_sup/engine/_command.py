@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -76,7 +77,17 @@ def prepare(spec: BackendSpec, release: Release | None = None) -> Command:
     Raises:
         InvalidCommand: The program or the working directory is missing or unusable.
         InvalidValue: The environment file cannot be used.
+        OSError: Too many files are open.
     """
+    try:
+        return _resolved(spec, release)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise InvalidCommand(spec.command or [str(spec.release)], f"{error.strerror}: {error.filename}") from error
+
+
+def _resolved(spec: BackendSpec, release: Release | None) -> Command:
     if spec.cwd is not None and not spec.cwd.is_dir():
         raise InvalidCommand(spec.command, f"its working directory {spec.cwd} is not a directory")
     home = release.directory.absolute() if release is not None and release.directory is not None else None

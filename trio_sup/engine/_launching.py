@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import attrs
@@ -67,18 +68,11 @@ class Launching:
 
         Cancellation: before the launch it leaves nothing; after it, the process is watched.
         """
-        try:
-            return await self._launch_locked(slot, attempt, pumps, may_start)
-        except OSError as error:
-            raise _refused(attempt, error, str(error)) from error
-
-    async def _launch_locked(
-        self, slot: Slot, attempt: Attempt, pumps: trio.Nursery, may_start: Callable[[], bool]
-    ) -> bool:
         spec = attempt.spec
         locked = spec.name
         if spec.release is not None and self.releases is not None:
-            locked = (await self.releases.ensure(spec.release, partial(self.moves.wait_for, slot))).concrete_name
+            with _refusals_told(attempt, "its release cannot be installed: "):
+                locked = (await self.releases.ensure(spec.release, partial(self.moves.wait_for, slot))).concrete_name
         self.moves.wait_for(slot, f"the install lock of {locked}")
         lock = await self._lock(slot, locked, pumps)
         try:
@@ -86,7 +80,6 @@ class Launching:
             async with self._launching:
                 if not may_start():
                     return False
-                self._prepare(attempt)
                 self._launch(slot, attempt)
                 # No await since the launch: a cancel from here on finds the process watched.
                 pumps.start_soon(self._watch_exit, attempt, name=f"exit of {slot.key}")
@@ -102,18 +95,20 @@ class Launching:
         nursery.start_soon(holder.run, name=f"install lock of {backend}")
         if await self._acquired(slot, backend, holder):
             return holder
-        if self.install_lock == FileLock() and holder.error is not None:
-            raise holder.error
-        what, instead = f"it failed with {holder.error!r}", "the built-in 'file' takes over"
-        if isinstance(self.install_lock, FileLock):
-            # Releases that one may only read can be run all the same.
-            what, instead = f"it failed: {holder.error}", "one in a directory of this user takes over"
-        self._plugin_failed(f"install lock {self.install_lock_name!r}", what, instead)
-        holder = LockHolder(self.side, FileLock(), backend)
-        nursery.start_soon(holder.run, name=f"install lock of {backend}")
-        if await holder.acquired():
-            return holder
-        raise holder.error or RuntimeError("the install lock was given up")
+        if self.install_lock != FileLock() or holder.error is None:
+            what, instead = f"it failed with {holder.error!r}", "the built-in 'file' takes over"
+            if isinstance(self.install_lock, FileLock):
+                # Releases that one may only read can be run all the same.
+                what, instead = f"it failed: {holder.error}", "one in a directory of this user takes over"
+            self._plugin_failed(f"install lock {self.install_lock_name!r}", what, instead)
+            holder = LockHolder(self.side, FileLock(), backend)
+            nursery.start_soon(holder.run, name=f"install lock of {backend}")
+            if await holder.acquired():
+                return holder
+        with _refusals_told(
+            slot.attempt, "the install lock 'file' cannot be had, give it another directory or choose 'memory': "
+        ):
+            raise holder.error or RuntimeError("the install lock was given up")
 
     async def _acquired(self, slot: Slot, backend: str, holder: LockHolder) -> bool:
         """Wait for the lock, and say who has it while that takes long."""
@@ -134,15 +129,15 @@ class Launching:
 
     def _launch(self, slot: Slot, attempt: Attempt) -> None:
         """Take a port and start the process: one synchronous step, so that nothing can come between."""
-        assert attempt.command is not None
-        try:
+        with _refusals_told(attempt):
+            self._prepare(attempt)
             self.ports.take(slot)
             assert slot.port is not None
             if slot.wanted.port_collisions:
                 self.ports.drop_placeholder(slot)
-            attempt.child = self.system.launch(prepared(attempt, slot.port, self.calls), attempt.generation)
-        except OSError as error:
-            raise _refused(attempt, error, error.strerror or str(error)) from error
+            launch = prepared(attempt, slot.port, self.calls)
+            attempt.child = self.system.launch(launch, attempt.generation)
+        assert attempt.command is not None
         attempt.launched_at, attempt.launched_time = trio.current_time(), time.time()
         attempt.channel = self.system.channel(attempt.spec.host, slot.port, attempt.command.token)
         self.moves.make(slot, Phase.STARTING, partial(events.BackendStarting, pid=attempt.child.pid, port=slot.port))
@@ -179,8 +174,15 @@ class Launching:
         self.moves.hub.publish(events.PluginFailed(plugin=plugin, what=what, instead=instead))
 
 
-def _refused(attempt: Attempt, error: OSError, why: str) -> LaunchFailed:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return TooFewDescriptors(attempt.key, attempt.generation, limit=limit)
-    return LaunchFailed(attempt.key, attempt.generation, why=why)
+@contextmanager
+def _refusals_told(attempt: Attempt, what: str = "") -> Iterator[None]:
+    """Make what the system refuses the failure of this start; *what* comes before its reason."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            raise TooFewDescriptors(attempt.key, attempt.generation, limit=limit) from error
+        where = f": {error.filename}" if error.filename else ""
+        why = f"{what}{error.strerror or error}{where}"
+        raise LaunchFailed(attempt.key, attempt.generation, why=why) from error

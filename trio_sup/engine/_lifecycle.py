@@ -173,6 +173,8 @@ class Lifecycle:
         if ready_scope.cancelled_caught:
             attempt.cause = attempt.cause or Cause.DEADLINE
             attempt.timed_out_after = round(ready_scope.deadline - attempt.launched_at, 3)
+            if attempt.awaits_listener:
+                attempt.last_health_error = f"nothing listened on port {slot.port}"
             return
         await self.warming.run(slot, attempt)
         assert attempt.child is not None

@@ -15,6 +15,7 @@ from .._log_lines import Stream
 from .._values import LogSettings, ProcessKey
 from ..events import LogFailed
 from ._log_file import LogFile, Written
+from ._threads import in_thread
 
 BACKLOG_BYTES = 2 * 1024 * 1024
 """Output that may wait to be written; above it, the key that wrote most loses its oldest."""
@@ -165,7 +166,7 @@ class LogFiles:
             began = time.thread_time()
             return function(*arguments), time.thread_time() - began
 
-        results, used = await trio.to_thread.run_sync(timed, abandon_on_cancel=True, limiter=self._limiter)
+        results, used = await in_thread(timed, limiter=self._limiter)
         for attempted in results:
             self._note(attempted, trio.current_time())
         return any(attempted.why is None for attempted in results), used

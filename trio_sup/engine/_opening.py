@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -66,10 +67,10 @@ OLDEST_KERNEL = (5, 4)
 
 
 def check_platform() -> None:
-    """Refuse platforms that the engine cannot work on.
+    """Refuse platforms, and processes, that the engine cannot work on.
 
     Raises:
-        Unsupported: Not Linux, or a kernel that is too old.
+        Unsupported: Not Linux, or a kernel that is too old, or SIGCHLD is ignored.
     """
     if sys.platform != "linux":
         raise Unsupported(f"trio-sup supervises processes on Linux only; this is {sys.platform}")
@@ -77,6 +78,11 @@ def check_platform() -> None:
     match = re.match(r"(\d+)\.(\d+)", release)
     if match and (int(match[1]), int(match[2])) < OLDEST_KERNEL:
         raise Unsupported(f"trio-sup needs Linux 5.4 or newer; this is {release}")
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        raise Unsupported(
+            "SIGCHLD is ignored in this process, perhaps since it was started so: the kernel then throws away how "
+            "children end. Put it right with signal.signal(signal.SIGCHLD, signal.SIG_DFL)"
+        )
 
 
 @asynccontextmanager
@@ -133,7 +139,7 @@ async def open_supervisor(
         system: Stands in for the operating system in tests; see `trio_sup.testing`.
 
     Raises:
-        Unsupported: Not Linux, or a kernel before 5.4.
+        Unsupported: Not Linux, or a kernel before 5.4, or SIGCHLD is ignored.
         InvalidValue: An option makes no sense.
         UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
         PluginError: A plugin misspells a hook, or offers nonsense.

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import attrs
 
@@ -62,8 +62,10 @@ class PluginCalls:
             yield
             return
         if self._watchdog is None:
-            self._watchdog = threading.Thread(target=self._watch, name="trio-sup plugin watchdog", daemon=True)
-            self._watchdog.start()
+            watchdog = threading.Thread(target=self._watch, name="trio-sup plugin watchdog", daemon=True)
+            with suppress(RuntimeError):  # no thread can be started now; the next call tries again
+                watchdog.start()
+                self._watchdog = watchdog
         outer, self._current = self._current, _Call(plugin, what, time.monotonic())
         call = self._current
         try:

@@ -18,6 +18,7 @@ from ._system import System
 
 FIRST_RETRY = 0.005
 """Seconds from a refused first health check to the second one; the wait then doubles up to the interval."""
+_ANOTHER_USER = "; if it is the backend, which has become another user, give it identity = 'off'"
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +36,9 @@ class ReadinessGate:
         spec, probe = attempt.spec, attempt.strategies.probe
         wait = spec.readiness.interval
         if probe.needs_listener:
+            attempt.awaits_listener = True
             await self.system.wait_for_listener(slot.port)
+            attempt.awaits_listener = False
             wait = min(FIRST_RETRY, wait)
         while True:
             attempt.last_health_error = await self.check(slot, attempt, probe, spec.readiness.call_timeout)
@@ -90,7 +93,8 @@ class ReadinessGate:
         if identity.verdict is Verdict.STRANGER:
             return f"port {slot.port} is answered by something that is not part of this backend: {identity.why}"
         if attempt.spec.identity == "strict" or identity.uid_matches is False:
-            return f"cannot tell who owns port {slot.port}: {identity.why}"
+            hint = _ANOTHER_USER if attempt.spec.identity == "auto" else ""
+            return f"cannot tell who owns port {slot.port}: {identity.why}{hint}"
         if attempt.ready_at is None:
             self.hub.publish(events.IdentityUncertain(key=slot.key, generation=attempt.generation, why=identity.why))
         elif attempt.seen_listening and not identity.listens:

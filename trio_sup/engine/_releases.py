@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import attrs
 import trio
@@ -114,9 +115,10 @@ class Releases:
         while True:
             await self._freed.wait()
             self._freed = trio.Event()
-            await self.installer.store.sweep_trash()
+            with suppress(RuntimeError):  # no thread can be started: what is there is for the next sweep
+                await self.installer.store.sweep_trash()
 
     async def finish(self) -> None:
         """Remove what was freed by the last ones; bounded, since the next supervisor does the rest."""
-        with trio.move_on_after(FINISH_TIMEOUT):
+        with trio.move_on_after(FINISH_TIMEOUT), suppress(RuntimeError):
             await self.installer.store.sweep_trash()

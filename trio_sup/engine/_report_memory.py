@@ -12,6 +12,7 @@ import trio
 from .. import _exit_files
 from .._reports import ExitReport
 from .._values import ProcessKey
+from ._threads import in_thread
 
 FLUSH_TIMEOUT = 2.0
 """Seconds at the end for reports that are not written yet; a disk that hangs must not keep the supervisor."""
@@ -74,9 +75,7 @@ class ReportMemory:
             for key in keys:
                 del self._unwritten[key]
             self._writing = True
-            errors = await trio.to_thread.run_sync(
-                _write, directory, batch, abandon_on_cancel=True, limiter=self._limiter
-            )
+            errors = await in_thread(_write, directory, batch, limiter=self._limiter)
             self._writing = False
             for key, (path, error) in errors.items():
                 self._unwritten[key] = None

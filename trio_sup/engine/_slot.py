@@ -118,6 +118,7 @@ class Attempt:
         timed_out_after: Seconds from launch to the readiness deadline that ended it.
         memory_bytes: What its tree held when it was last measured.
         let_go_of_release: Lets go of the files that it runs from; to be called when its tree is gone.
+        awaits_listener: Whether its readiness still waits for something to listen on its port.
         seen_listening: Whether the listener on its port was seen when its owner was looked up.
         report: How it ended, once it has.
         failure: Makes the error for those who wait for it to be ready, once it has ended.
@@ -138,6 +139,7 @@ class Attempt:
     child: Child | None = None
     channel: Channel | None = None
     speaks_grpc: bool = False
+    awaits_listener: bool = False
     seen_listening: bool = False
     launched_at: float | None = None
     launched_time: float | None = None

@@ -14,7 +14,7 @@ import select
 import signal
 import subprocess
 import termios
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -122,6 +122,9 @@ class System(Protocol):
     def channel(self, host: str, port: int, token: str | None) -> Channel: ...
 
 
+_NO_INTERPRETER = "what it is run by is not there: the program in its #! line, or the loader it was built for"
+
+
 class OutOfDescriptors(OSError):
     """One more backend would leave too few descriptors."""
 
@@ -201,17 +204,7 @@ class LinuxSystem:
         limit = self._child_descriptor_limit
         lower = limit is not None and lowest_free + RESERVED_DESCRIPTORS <= limit
         with _lowered_descriptor_limit(limit) if lower and limit is not None else nullcontext():
-            process = subprocess.Popen(
-                launch.arguments,
-                executable=launch.executable,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                env=environment,
-                cwd=launch.cwd,
-                start_new_session=True,
-            )
+            process = _spawned(launch, environment)
         note_members = partial(self._guard.note_members, process.pid)
         tree = _tree.Tree(process.pid, _tree.marker_entry(self.id, attempt), note_members)
         # Before anything that can fail: from here on the guard would end it.
@@ -405,6 +398,25 @@ class LinuxChild:
     def _close_pipes(self) -> None:
         for pipe in self._pipes.values():
             pipe.close()
+
+
+def _spawned(launch: Launch, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            launch.arguments,
+            executable=launch.executable,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            cwd=launch.cwd,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        if error.filename == launch.executable and os.path.exists(launch.executable):
+            raise FileNotFoundError(error.errno, _NO_INTERPRETER, launch.executable) from error
+        raise
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from ._option_types import ConfigFile, Flag, PluginOption
 from ._warnings import warn
 
 _OWN = frozenset({"run", "check", "why", "demo", "plugins"}) | COMMANDS
+_UNWRITABLE = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
@@ -29,11 +32,15 @@ def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
     Returns:
         The exit status: 0 fine, 1 something failed, 2 wrong usage or configuration, 130 ended by Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names need not fit into the encoding of a terminal
     app = _app(guard_pid)
     try:
         # What trio-sup does by itself is not to wait for the plugins' commands, or to fail because of them.
         own = bool(arguments) and arguments[0] in _OWN
         status = app(arguments) if own else _with_plugin_commands(app, arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except CycloptsError as error:
         command = " ".join(["trio-sup", *(error.command_chain or ())])
@@ -43,15 +50,39 @@ def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
         reasons = tuple(leaves(error))
         if any(isinstance(reason, KeyboardInterrupt) for reason in reasons):
             return 130
-        if not all(isinstance(reason, (TrioSupError, BrokenPipeError)) for reason in reasons):
+        complaints = [_complaint(reason) for reason in reasons]
+        if None in complaints:
             raise
-        if any(isinstance(reason, BrokenPipeError) for reason in reasons):
-            # Whoever read our stdout has gone, as `head` does when it has seen enough; Python must not stumble over
-            # that once more when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if complaints := [str(reason) for reason in reasons if not isinstance(reason, BrokenPipeError)]:
-            _complain("\n".join(complaints))
+        if any(map(_is_unwritable, reasons)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python must not stumble over it again when it flushes
+        if said := [complaint for complaint in complaints if complaint]:
+            _complain("\n".join(said))
         return 2 if all(isinstance(reason, ConfigError) for reason in reasons) else 1
+
+
+def _complaint(error: BaseException) -> str | None:
+    """What to say about *error*; None if it is a fault of our own."""
+    if isinstance(error, TrioSupError):
+        return str(error)
+    if isinstance(error, BrokenPipeError):
+        return ""  # whoever read our stdout has gone, as `head` does when it has seen enough
+    if _is_unwritable(error):
+        return f"cannot write: {error}"
+    if isinstance(error, FileNotFoundError) and not _is_somewhere():
+        return "the current directory has been removed: go to another one"
+    return None
+
+
+def _is_unwritable(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _UNWRITABLE
+
+
+def _is_somewhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _complain(text: str) -> None:

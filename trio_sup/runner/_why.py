@@ -89,8 +89,8 @@ def _nothing(identifier: str, known: Sequence[ProcessKey], directory: Path) -> s
         return f"no end of any backend is on record in {directory}"
     names = [str(key) for key in known]
     near = did_you_mean(identifier, [*names, *(key.model for key in known)])
-    hint = f"{near} " if near else ""
-    return f"no end of {identifier!r} is on record in {directory}; {hint}Known are {', '.join(names)}"
+    hint = f"{near} Known" if near else "known"
+    return f"no end of {identifier!r} is on record in {directory}; {hint} are {', '.join(names)}"
 
 
 def _lines(report: ExitReport) -> Iterator[str]:

@@ -11,6 +11,7 @@ import trio
 
 from .._backlog import Backlog, Lost
 from .._values import ProcessKey
+from ..engine._threads import in_thread
 from ._lines import EndOf, Renderer, Shown
 
 OWN = "trio-sup"
@@ -69,7 +70,7 @@ class Writer:
                 await self._news.wait()
             batch = tuple(self._backlog.take(_BATCH_BYTES))
             try:
-                await trio.to_thread.run_sync(self._write, batch, abandon_on_cancel=True, limiter=self._limiter)
+                await in_thread(self._write, batch, limiter=self._limiter)
             except OSError as error:
                 self._closed = error.errno not in _MAY_RECOVER
                 if self._closed:
