@@ -95,9 +95,10 @@ class Launching:
         nursery.start_soon(holder.run, name=f"install lock of {backend}")
         if await self._acquired(slot, backend, holder):
             return holder
-        if self.install_lock != FileLock() or holder.error is None:
+        beside_releases = self.releases is not None and self.install_lock == FileLock(self.releases.locks_dir)
+        if beside_releases or not isinstance(self.install_lock, FileLock) or holder.error is None:
             what, instead = f"it failed with {holder.error!r}", "the built-in 'file' takes over"
-            if isinstance(self.install_lock, FileLock):
+            if beside_releases:
                 # Releases that one may only read can be run all the same.
                 what, instead = f"it failed: {holder.error}", "one in a directory of this user takes over"
             self._plugin_failed(f"install lock {self.install_lock_name!r}", what, instead)

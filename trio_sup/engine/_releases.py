@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import attrs
 import trio
@@ -39,6 +40,11 @@ class Releases:
     hub: EventHub
     _held: dict[tuple[int, int], _Held] = attrs.field(factory=dict, init=False)
     _freed: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    @property
+    def locks_dir(self) -> Path:
+        """Where all who share the releases look for their install locks, unless another place was named."""
+        return self.installer.store.locks_dir
 
     def find(self, name: str) -> Release:
         """The release that *name* means.
