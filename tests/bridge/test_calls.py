@@ -46,6 +46,25 @@ async def test_standard_health_service_can_be_asked(channel: Channel) -> None:
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_who_parts_hangs_up_when_the_last_call_is_over(channel: Channel) -> None:
+    with trio.fail_after(20):
+        async with channel.unary_stream(PREDICT_STREAM, pb.PredictOptions(Prompt="x", Tokens=2), pb.Reply) as replies:
+            channel.part()
+            assert await predict(channel, "hello") == b"hello"
+            assert [reply.tokens async for reply in replies] == [0, 1]
+            assert channel.local_address() is not None
+        assert channel.local_address() is None
+        assert await predict(channel, "once more") == b"once more"
+        assert channel.local_address() is None
+
+
+async def test_who_parts_while_nothing_is_called_hangs_up_at_once(channel: Channel) -> None:
+    with trio.fail_after(20):
+        channel.part()
+        await predict(channel, "hello")
+    assert channel.local_address() is None
+
+
 async def test_many_calls_share_one_connection(channel: Channel) -> None:
     answers = {}
 

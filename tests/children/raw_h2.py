@@ -1,10 +1,12 @@
 """Answers every call of every connection with Health's OK, by sockets and h2 alone: the lightest honest server.
 
-With --connections N it closes its listener after N connections, and ends when they have ended.
+With --connections N it closes its listener after N connections, and ends when they have ended; with --patient it does
+so when it gets SIGTERM, as servers on asyncio do from Python 3.12 on.
 """
 
 import argparse
 import itertools
+import signal
 import socket
 import sys
 import threading
@@ -45,7 +47,10 @@ def main():
     parser.add_argument("--addr", required=True)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before it serves")
     parser.add_argument("--connections", type=int, default=0, help="how many to serve; 0 is no limit")
+    parser.add_argument("--patient", action="store_true", help="wait for the clients at the end")
     options = parser.parse_args()
+    if options.patient:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     time.sleep(options.delay)
     host, _, port = options.addr.rpartition(":")
     host = host.strip("[]")
@@ -54,7 +59,7 @@ def main():
         print(f"serving {time.monotonic()}", flush=True)
         for count in itertools.count(1):
             peer, _ = listener.accept()
-            threading.Thread(target=serve, args=(peer,), daemon=not options.connections).start()
+            threading.Thread(target=serve, args=(peer,), daemon=not (options.connections or options.patient)).start()
             if count == options.connections:
                 break
 

@@ -36,6 +36,16 @@ async def test_ready_means_that_health_answers(server: str) -> None:
             assert not report.report.killed
 
 
+async def test_a_server_that_waits_for_its_clients_to_hang_up_is_not_kept_waiting() -> None:
+    spec = BackendSpec(name="x", command=child_command("raw_h2", "--patient"), grace=20)
+    with trio.fail_after(15):
+        async with trio_sup.open_supervisor() as sup:
+            await sup.start(spec)
+            (report,) = await sup.stop("x")
+            assert report.report is not None
+            assert report.report.status == trio_sup.ExitStatus(code=0)
+
+
 @pytest.mark.parametrize("server", [*SERVERS, "store"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "localhost"])
 async def test_whatever_address_it_binds(server: str, host: str) -> None:

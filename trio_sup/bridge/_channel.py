@@ -5,8 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -59,6 +68,8 @@ class Channel:
         self._forget = forget
         self._grpclib: GrpclibChannel | None = None
         self._running: set[trio.CancelScope] = set()
+        self._calls = 0
+        self._parting = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -100,7 +111,8 @@ class Channel:
     ) -> Reply:
         """Send one message and wait for the one that answers it."""
         call = self._call(path, Cardinality.UNARY_UNARY, type(request), reply_type, timeout, metadata)
-        return await self._run(call, functools.partial(call.unary, request))
+        with self._in_use():
+            return await self._run(call, functools.partial(call.unary, request))
 
     @asynccontextmanager
     async def unary_stream(
@@ -114,12 +126,10 @@ class Channel:
     ) -> AsyncIterator[Replies[Request, Reply]]:
         """Send one message and read those that answer it with ``async for``; leaving the block ends the call."""
         call = self._call(path, Cardinality.UNARY_STREAM, type(request), reply_type, timeout, metadata)
-        try:
+        with self._in_use(), closing(call):
             await self._run(call, call.start)
             await self._unless_ended(call, functools.partial(call.send, request, end=True))
             yield Replies(self, call)
-        finally:
-            call.close()
 
     async def stream_unary(
         self,
@@ -150,7 +160,7 @@ class Channel:
                 failures.append(error)
                 both.cancel()
 
-        try:
+        with self._in_use(), closing(call):
             await self._run(call, call.start)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send_all, nursery.cancel_scope, name=f"sends to {path}")
@@ -161,8 +171,6 @@ class Channel:
                 finally:
                     nursery.cancel_scope.cancel()
             raise failures[0]
-        finally:
-            call.close()
 
     @asynccontextmanager
     async def stream_stream(
@@ -176,13 +184,33 @@ class Channel:
     ) -> AsyncIterator[StreamCall[Request, Reply]]:
         """Send and read as you like within the block; leaving it ends the call."""
         call = self._call(path, Cardinality.STREAM_STREAM, request_type, reply_type, timeout, metadata)
-        try:
+        with self._in_use(), closing(call):
             await self._run(call, call.start)
             yield StreamCall(self, call)
-        finally:
-            call.close()
 
     # ---- end
+
+    def part(self) -> None:
+        """Hang up as soon as no call is under way, since the server is about to end: some wait for that.
+
+        A call that is made later connects once more, and hangs up again.
+        """
+        self._parting = True
+        self._hang_up_if_unused()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._hang_up_if_unused()
+
+    def _hang_up_if_unused(self) -> None:
+        if self._parting and not self._calls and self._grpclib is not None:
+            self._grpclib.close()
+            self._grpclib = None
 
     async def aclose(self) -> None:
         """End all calls, which then fail with UNAVAILABLE, and the connection. May be repeated."""

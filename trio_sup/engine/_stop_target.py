@@ -39,6 +39,8 @@ class Target:
     def signal(self, number: signal.Signals | None = None) -> None:
         assert self._attempt.child is not None
         if not self._attempt.exited.is_set():
+            if self._attempt.channel is not None:
+                self._attempt.channel.part()
             self._attempt.child.signal(number or self.spec.stop_signal, self.spec.signal_to)
 
     async def exited(self) -> None:

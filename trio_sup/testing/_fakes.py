@@ -227,6 +227,9 @@ class FakeChannel:
     def local_address(self) -> None:
         """There is no connection, so each check proves anew whose it is."""
 
+    def part(self) -> None:
+        """There is no connection to end."""
+
     async def unary_unary(
         self, path: str, request: Any, reply_type: Any, *, timeout: float | None = None, metadata: Any = None
     ) -> Any:
