@@ -310,7 +310,8 @@ def globals_with(keys: int, size: int) -> bytes:
     found = b""
     for number in range(keys):
         text = f"{number}={'x' * size}\n".encode()
-        length = len(text) + len(str(len(text))) + 2
+        length = len(text) + 1
+        length += len(str(length + len(str(length))))  # it counts its own digits
         record = f"{length} ".encode() + text
         info = tarfile.TarInfo("global")
         info.type, info.size = tarfile.XGLTYPE, len(record)

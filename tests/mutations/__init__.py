@@ -203,7 +203,7 @@ MUTATIONS = (
     Mutation(
         promise="P6",
         what="there is an address only while it is ready",
-        file="engine/_supervisor.py",
+        file="engine/_looking.py",
         old="        return slot.address() if slot is not None and slot.is_ready() else None\n",
         new="        return slot.address() if slot is not None else None\n",
         tests=("tests/engine/test_health.py", "tests/engine/test_lifecycle.py"),

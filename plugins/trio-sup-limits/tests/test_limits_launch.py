@@ -107,7 +107,9 @@ def test_without_options_nothing_changes() -> None:
 
 def test_no_signal_is_left_ignored() -> None:
     launch = launch_of("sh", "-c", "grep SigIgn: /proc/self/status", executable="/bin/sh")
-    assert run(Limits(), launch).stdout.split() == ["SigIgn:", "0" * 16]
+    _, ignored = run(Limits(), launch).stdout.split()
+    of_the_c_library = 0b11 << 31  # 32 and 33, which Python 3.13 hands on ignored, and nobody can change
+    assert int(ignored, 16) & ~of_the_c_library == 0
 
 
 def test_the_process_stays_the_same() -> None:
