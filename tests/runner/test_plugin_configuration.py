@@ -97,6 +97,17 @@ def test_a_section_that_is_no_table_is_told(tmp_path: Path) -> None:
     assert problems(tmp_path, {"exporter": 3}) == ["exporter: expected a table"]
 
 
+def test_a_section_whose_class_exits_is_told_with_its_plugin() -> None:
+    class Exits:
+        @hookimpl
+        def trio_sup_config_sections(self) -> Any:
+            return {"exits": attrs.make_class("Section", {"port": attrs.field(default=0, converter=sys.exit)})}
+
+    with pytest.raises(ConfigError) as raised:
+        interpret({"exits": {}}, Path("trio-sup.toml"), {}, Plugins([Exits()]))
+    assert "Exits: its configuration section 'exits' cannot be made: SystemExit(0)" in str(raised.value)
+
+
 def test_preparations_are_checked_with_their_place(tmp_path: Path) -> None:
     launch = ["nice", "nise", {"strategy": "nice", "by": "x"}, {"strategy": "nice", "by": 20}]
     assert problems(tmp_path, {}, launch=launch) == [

@@ -25,6 +25,8 @@ WITHOUT_PLUGIN = CONFIG.replace('stop_policy = "gently"', "")
 BROKEN = {
     "unimportable": "1 / 0",
     "leaves": "raise SystemExit(7)",
+    "worse": "class Worse(BaseException): pass\nraise Worse",
+    "mute": "class Mute(Exception):\n def __str__(self): return self.no_detail\nraise Mute",
     "syntax": "def (",
     "misspelt": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_stop_polices(): return {}",
     "raising": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_probes(): raise OSError('no device')",
@@ -34,7 +36,9 @@ BROKEN = {
 }
 WHY = {
     "unimportable": "cannot be imported: ZeroDivisionError: division by zero",
-    "leaves": "cannot be imported: SystemExit: 7",
+    "leaves": "cannot be imported: SystemExit(7) (",
+    "worse": "cannot be imported: Worse() (",
+    "mute": "cannot be imported: Mute, which cannot be shown (",
     "syntax": "cannot be imported: SyntaxError",
     "misspelt": "there is no hook 'trio_sup_stop_polices'; did you mean 'trio_sup_stop_policies'?",
     "raising": "its hook trio_sup_probes raised OSError('no device')",

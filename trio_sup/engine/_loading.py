@@ -14,6 +14,7 @@ from typing import Any, Final
 import attrs
 
 from ._plugins import LoadedPlugin, PluginError, Plugins, full_name
+from ._raised import Raised, contained
 
 GROUP: Final = "trio_sup"
 """The entry-point group of plugins."""
@@ -147,8 +148,8 @@ class _Loading:
             return
         try:
             plugin = candidate.get()
-        except (Exception, SystemExit) as error:
-            self._fail(candidate, f"cannot be imported: {_described(error)}")
+        except BaseException as error:
+            self._fail(candidate, f"cannot be imported: {described(error)}")
             return
         # The same module by its entry point's name and by its own is one plugin.
         if any(known.plugin is plugin for known in self.plugins):
@@ -176,9 +177,14 @@ def names_of(loaded: LoadedPlugin) -> frozenset[str]:
     return frozenset({loaded.name, str(getattr(loaded.plugin, "__name__", loaded.name))})
 
 
-def _described(error: BaseException) -> str:
-    """The error, and the last line of Python that led to it, unless that is the import system's."""
+def described(error: BaseException) -> str:
+    """What code of a plugin raised, and the last line of Python that led to it, unless that is the import system's.
+
+    It is raised once more if it is none of the plugin's affair.
+    """
+    own = contained(error)
+    text = str(own) if isinstance(own, Raised) else f"{type(own).__name__}: {own}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     outer = [frame for frame in frames if frame.filename != __file__]
     where = f" ({outer[-1].filename}:{outer[-1].lineno})" if outer else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{text}{where}"

@@ -28,6 +28,7 @@ from ..strategies import (
     StopPolicy,
     WarmUp,
 )
+from ._raised import contained
 
 Kind: TypeAlias = Literal[
     "port strategy",
@@ -273,8 +274,9 @@ class Plugins:
             raise InvalidOptions(kind, choice.name, error.problems) from error
         except (InvalidValue, TypeError, ValueError) as error:
             raise InvalidOptions(kind, choice.name, problems_of(error)) from error
-        except Exception as error:
-            raise self.error(offer.plugin, f"could not make the {kind} {choice.name!r}: {error!r}") from error
+        except BaseException as error:
+            why = f"could not make the {kind} {choice.name!r}: {contained(error)!r}"
+            raise self.error(offer.plugin, why) from error
         if lacks := _lacks(kind, made):
             raise self.error(offer.plugin, f"made {reprlib.repr(made)} for the {kind} {choice.name!r}: it has {lacks}")
         return made
@@ -376,8 +378,8 @@ def _ask(manager: _Manager, implementation: pluggy.HookImpl, arguments: Mapping[
     name = implementation.plugin_name
     try:
         return name, implementation.function(*(arguments[argument] for argument in implementation.argnames))
-    except (Exception, SystemExit) as error:
-        raise manager.error(name, f"its hook {_hook_of(implementation)} raised {error!r}") from error
+    except BaseException as error:
+        raise manager.error(name, f"its hook {_hook_of(implementation)} raised {contained(error)!r}") from error
 
 
 def _hook_of(implementation: pluggy.HookImpl) -> str:

@@ -27,11 +27,10 @@ def prepared(attempt: Attempt, port: int, calls: PluginCalls) -> Launch:
     )
     for name, preparation in attempt.strategies.preparations:
         try:
-            with calls.timed(name, "prepare()"):
-                launch = preparation.prepare(launch)
+            launch = calls.call(name, "prepare()", preparation.prepare, launch)
             if not isinstance(launch, Launch):
                 raise TypeError(f"prepare() returned {launch!r}")
         except Exception as error:
-            why = f"the launch preparation {name!r} failed: {error}"
+            why = f"the launch preparation {name!r} failed: {str(error) or repr(error)}"
             raise LaunchFailed(attempt.key, attempt.generation, why=why) from error
     return launch
