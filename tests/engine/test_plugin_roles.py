@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -82,6 +83,19 @@ async def test_a_preparation_that_refuses_and_a_misspelt_one_change_nothing(auto
             await sup.start(prepared({}))
         with pytest.raises(trio_sup.UnknownStrategy, match="did you mean 'set'"):
             await sup.start(attrs.evolve(SPEC, launch=["sett"]))
+        assert sup.backends == ()
+
+
+@pytest.mark.parametrize("error", [OSError("no such device"), SystemExit(3)])
+async def test_a_preparation_whose_check_breaks_is_named(autojump_clock: MockClock, error: BaseException) -> None:
+    def check(spec: BackendSpec) -> None:
+        raise error
+
+    breaks = SimpleNamespace(check=check, prepare=lambda launch: launch)
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory") as sup:
+        with pytest.raises(trio_sup.PluginError, match=r"SimpleNamespace: its check\(\) raised ") as caught:
+            await sup.start(attrs.evolve(SPEC, launch=[breaks]))
+        assert repr(error) in caught.value.why
         assert sup.backends == ()
 
 

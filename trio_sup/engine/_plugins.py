@@ -188,6 +188,11 @@ class Plugins:
         """An error about the plugin of that name, which says where it came from."""
         return self._manager.error(plugin, why)
 
+    def error_of(self, kind: Kind, choice: Any, why: str) -> PluginError:
+        """An error about a chosen strategy, which says where its plugin came from."""
+        plugin = self.offered_by(kind, choice.name) if isinstance(choice, Choice) else _name_of(choice)
+        return self.error(plugin, why)
+
     def loaded(self) -> Sequence[LoadedPlugin]:
         """All plugins, the built-in ones first, then in the order in which they were given."""
         return tuple(self._manager.origins.values())

@@ -454,8 +454,8 @@ class _Reader:
         except TrioSupError as error:
             self.problems.append(f"{path}: {error}")
         except BaseException as error:
-            plugin = self._plugins.name_of("launch preparation", choice)
-            self.problems.append(f"{path}: {self._plugins.error(plugin, f'its check raised {contained(error)!r}')}")
+            why = f"its check() raised {contained(error)!r}"
+            self.problems.append(f"{path}: {self._plugins.error_of('launch preparation', choice, why)}")
 
     def _check_command(self, backend: ConfiguredBackend, path: str) -> None:
         try:
