@@ -99,6 +99,30 @@ async def test_a_preparation_whose_check_breaks_is_named(autojump_clock: MockClo
         assert sup.backends == ()
 
 
+@pytest.mark.parametrize(
+    ("nonsense", "why"),
+    [
+        ({"environment": {"PORT": 21000}}, "the variable 'PORT': expected str"),
+        ({"environment": {"A": "a\0b"}}, "the variable 'A': there is a null byte"),
+        ({"environment": {"A=B": "1"}}, "cannot be called 'A=B'"),
+        ({"environment": {1: "1"}}, "int"),
+        ({"environment": None}, "NoneType"),
+        ({"arguments": ["sh", 1]}, r"arguments\[1\]: expected str"),
+        ({"arguments": ["sh", "\ud800"]}, r"arguments\[1\]: .*surrogates not allowed"),
+        ({"arguments": "sh -c true"}, "no list of arguments"),
+        ({"arguments": []}, "no list of arguments"),
+        ({"executable": None}, "the executable: expected str"),
+    ],
+)
+async def test_what_no_system_can_execute_is_the_fault_of_its_preparation(
+    autojump_clock: MockClock, nonsense: Mapping[str, Any], why: str
+) -> None:
+    broken = SimpleNamespace(check=lambda spec: None, prepare=lambda launch: attrs.evolve(launch, **nonsense))
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory") as sup:
+        with pytest.raises(trio_sup.LaunchFailed, match=f"'types.SimpleNamespace' failed: .*{why}"):
+            await sup.start(attrs.evolve(SPEC, launch=[broken]))
+
+
 class Observing:
     def __init__(self, *observers: Callable[[Event], None]) -> None:
         self.observers = observers
