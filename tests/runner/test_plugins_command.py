@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,25 @@ def test_a_command_of_a_plugin_is_one_of_trio_sup(tmp_path: Path, site: Path) ->
     wrong = call(tmp_path, "hello", "--times", "x")
     assert wrong.returncode == 2
     assert "See `trio-sup hello --help`" in wrong.stderr
+
+
+def test_an_async_command_is_run_by_trio(tmp_path: Path, site: Path) -> None:
+    source = """
+        import trio
+        from trio_sup import hookimpl
+
+        async def wait(*, seconds: float) -> int:
+            with trio.move_on_after(seconds) as scope:
+                await trio.sleep_forever()
+            return 6 if scope.cancelled_caught else 0
+
+        @hookimpl
+        def trio_sup_commands():
+            return {"wait": wait}
+    """
+    install(site, "waiting", textwrap.dedent(source))
+    done = call(tmp_path, "wait", "--seconds", "0.01")
+    assert (done.returncode, done.stderr) == (6, "")
 
 
 def test_a_command_that_raises_is_named_with_its_plugin(tmp_path: Path, site: Path) -> None:
