@@ -253,6 +253,8 @@ from trio_sup import hookimpl
 
 def hello(name: str = "world", *, times: int = 1) -> int:
     \"\"\"Greet somebody.\"\"\"
+    if times < -1:
+        raise type("Mute", (Exception,), {"__str__": lambda self: self.no_detail})
     if times < 0:
         raise ValueError("no greeting is negative")
     print("hello " * times + name)
@@ -299,8 +301,10 @@ def test_a_command_that_raises_is_named_with_its_plugin(tmp_path: Path, site: Pa
     install(site, "greeting", HELLO)
     done = call(tmp_path, "hello", "--times", "-1")
     assert done.returncode == 1
-    assert "plugin greeting (trio-sup-greeting 1.2): its command 'hello' failed: ValueError: no greeting" in done.stderr
+    failed = "plugin greeting (trio-sup-greeting 1.2): its command 'hello' failed: "
+    assert f"{failed}ValueError: no greeting" in done.stderr
     assert "Traceback" not in done.stderr
+    assert f"trio-sup: {failed}Mute, which cannot be shown (" in call(tmp_path, "hello", "--times", "-2").stderr
 
 
 def test_a_command_with_a_name_of_ours_is_refused_and_named(tmp_path: Path, site: Path) -> None:

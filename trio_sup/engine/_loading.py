@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 
 from ._plugins import LoadedPlugin, PluginError, Plugins, full_name
-from ._raised import Raised, contained
+from ._raised import in_words
 
 GROUP: Final = "trio_sup"
 """The entry-point group of plugins."""
@@ -149,7 +149,7 @@ class _Loading:
         try:
             plugin = candidate.get()
         except BaseException as error:
-            self._fail(candidate, f"cannot be imported: {described(error)}")
+            self._fail(candidate, f"cannot be imported: {_described(error)}")
             return
         # The same module by its entry point's name and by its own is one plugin.
         if any(known.plugin is plugin for known in self.plugins):
@@ -177,13 +177,9 @@ def names_of(loaded: LoadedPlugin) -> frozenset[str]:
     return frozenset({loaded.name, str(getattr(loaded.plugin, "__name__", loaded.name))})
 
 
-def described(error: BaseException) -> str:
-    """What code of a plugin raised, and the last line of Python that led to it, unless that is the import system's.
-
-    It is raised once more if it is none of the plugin's affair.
-    """
-    own = contained(error)
-    text = str(own) if isinstance(own, Raised) else f"{type(own).__name__}: {own}"
+def _described(error: BaseException) -> str:
+    """The error, and the last line of Python that led to it, unless that is the import system's."""
+    text = in_words(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     outer = [frame for frame in frames if frame.filename != __file__]
     where = f" ({outer[-1].filename}:{outer[-1].lineno})" if outer else ""

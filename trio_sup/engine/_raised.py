@@ -35,6 +35,12 @@ def contained(error: BaseException) -> Exception:
     return own
 
 
+def in_words(error: BaseException) -> str:
+    """What synchronous code of a plugin raised, with its class; raises it once more if it has to travel on."""
+    own = contained(error)
+    return str(own) if isinstance(own, Raised) else f"{type(own).__name__}: {own}"
+
+
 def _shown(error: BaseException) -> Exception:
     try:
         text, _ = repr(error), str(error)
