@@ -32,6 +32,8 @@ BROKEN = {
     "misspelt": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_stop_polices(): return {}",
     "raising": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_probes(): raise OSError('no device')",
     "exiting": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_probes(): raise SystemExit(3)",
+    "async": "from trio_sup import hookimpl\n@hookimpl\nasync def trio_sup_probes(): return {}",
+    "unmarked": "def trio_sup_probes(): return {}",
     "nonsense": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_probes(): return 3",
     "newer": "trio_sup_hook_version = 99",
 }
@@ -44,6 +46,8 @@ WHY = {
     "misspelt": "there is no hook 'trio_sup_stop_polices'; did you mean 'trio_sup_stop_policies'?",
     "raising": "its hook trio_sup_probes raised OSError('no device')",
     "exiting": "its hook trio_sup_probes raised SystemExit(3)",
+    "async": "its hook trio_sup_probes is asynchronous, and has to be a plain function",
+    "unmarked": "its trio_sup_probes lacks the mark @hookimpl, and would never be called",
     "nonsense": "its hook trio_sup_probes returned 3",
     "newer": "was built for version 99 of the hooks; this trio-sup has version 1",
 }

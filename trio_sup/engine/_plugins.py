@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, ModuleType
@@ -98,6 +99,7 @@ _HOOKS: Final[Mapping[Kind, tuple[str, type]]] = {
     "launch preparation": ("trio_sup_launch_preparations", LaunchPreparation),
     "gallery source": ("trio_sup_gallery_sources", GallerySource),
 }
+_KNOWN_HOOKS: Final = tuple(name for name in vars(hookspecs) if name.startswith("trio_sup_"))
 KINDS: Final = tuple(_HOOKS)
 HOOK_OF: Final[Mapping[Kind, str]] = {kind: hook for kind, (hook, _) in _HOOKS.items()}
 
@@ -349,6 +351,7 @@ def _register(manager: _Manager, given: object) -> None:
         unique = name if name not in manager.origins or registered else f"{name} ({id(plugin):#x})"
         manager.register(plugin, unique)
         manager.check_pending()
+        _check_marks(manager, plugin)
     except pluggy.PluginValidationError as error:
         raise _about(origin, _misspelt(manager, plugin) or str(error)) from error
     except Exception as error:
@@ -369,22 +372,33 @@ def _check_version(plugin: object) -> None:
         )
 
 
+def _check_marks(manager: pluggy.PluginManager, plugin: object) -> None:
+    answered = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
+    for name in _KNOWN_HOOKS:
+        function = getattr(plugin, name, None)
+        if name not in answered and callable(function) and function is not getattr(hookspecs, name):
+            raise ValueError(f"its {name} lacks the mark @hookimpl, and would never be called")
+
+
 def _misspelt(manager: pluggy.PluginManager, plugin: object) -> str | None:
     unknown = [caller.name for caller in manager.get_hookcallers(plugin) or () if not caller.has_spec()]
     if not unknown:
         return None
-    known = [name for name in vars(hookspecs) if name.startswith("trio_sup_")]
-    hint = did_you_mean(unknown[0], known) or f"known are {', '.join(known)}"
+    hint = did_you_mean(unknown[0], _KNOWN_HOOKS) or f"known are {', '.join(_KNOWN_HOOKS)}"
     return f"there is no hook {unknown[0]!r}; {hint}"
 
 
 def _ask(manager: _Manager, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> tuple[str, Any]:
     """Ask one plugin by itself, so that the one that fails can be named."""
-    name = implementation.plugin_name
+    name, hook = implementation.plugin_name, _hook_of(implementation)
     try:
-        return name, implementation.function(*(arguments[argument] for argument in implementation.argnames))
+        answer = implementation.function(*(arguments[argument] for argument in implementation.argnames))
     except BaseException as error:
-        raise manager.error(name, f"its hook {_hook_of(implementation)} raised {contained(error)!r}") from error
+        raise manager.error(name, f"its hook {hook} raised {contained(error)!r}") from error
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise manager.error(name, f"its hook {hook} is asynchronous, and has to be a plain function")
+    return name, answer
 
 
 def _hook_of(implementation: pluggy.HookImpl) -> str:
