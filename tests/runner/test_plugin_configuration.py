@@ -40,6 +40,16 @@ class Nice:
         return launch
 
 
+@attrs.frozen
+class Between(Nice):
+    low: int = 0
+    high: int = 19
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError("low must not exceed high")
+
+
 class Plugin:
     @hookimpl
     def trio_sup_config_sections(self) -> Any:
@@ -47,7 +57,7 @@ class Plugin:
 
     @hookimpl
     def trio_sup_launch_preparations(self) -> Any:
-        return {"nice": Nice}
+        return {"nice": Nice, "between": Between}
 
 
 def read(tmp_path: Path, table: dict[str, Any], *, launch: Any = (), **variables: str) -> Config:
@@ -112,9 +122,15 @@ def test_a_section_whose_class_exits_is_told_with_its_plugin() -> None:
 def test_preparations_are_checked_with_their_place(tmp_path: Path) -> None:
     launch = ["nice", "nise", {"strategy": "nice", "by": "x"}, {"strategy": "nice", "by": 20}]
     assert problems(tmp_path, {}, launch=launch) == [
-        "backends.chat.launch[1]: unknown launch preparation 'nise': known are nice; did you mean 'nice'?",
+        "backends.chat.launch[1]: unknown launch preparation 'nise': known are between, nice; did you mean 'nice'?",
         "backends.chat.launch[2].by: expected a whole number (got 'x')",
         "backends.chat.launch[3]: nobody is as nice as chat (got 20)",
+    ]
+
+
+def test_a_complaint_about_several_options_has_the_place_of_all_of_them(tmp_path: Path) -> None:
+    assert problems(tmp_path, {}, launch=["nice", {"strategy": "between", "low": 3, "high": 2}]) == [
+        "backends.chat.launch[1]: low must not exceed high"
     ]
 
 

@@ -260,9 +260,12 @@ class Plugins:
     @overload
     def make(self, kind: Literal["gallery source"], choice: Any) -> GallerySource: ...
     @overload
-    def make(self, kind: Kind, choice: Any) -> object: ...
-    def make(self, kind: Kind, choice: Any) -> object:
+    def make(self, kind: Kind, choice: Any, path: str = "") -> object: ...
+    def make(self, kind: Kind, choice: Any, path: str = "") -> object:
         """Make the strategy that *choice* names; anything but a `Choice` is taken for the strategy itself.
+
+        Args:
+            path: Where the choice stands; prefixed to the path of every problem with its options.
 
         Raises:
             UnknownStrategy: No plugin offers that name.
@@ -276,11 +279,11 @@ class Plugins:
             return choice
         offer = self._offer(kind, choice.name)
         try:
-            made = _build(offer.factory, choice.options)
+            made = _build(offer.factory, choice.options, path)
         except InvalidTable as error:
             raise InvalidOptions(kind, choice.name, error.problems) from error
         except (InvalidValue, TypeError, ValueError) as error:
-            raise InvalidOptions(kind, choice.name, problems_of(error)) from error
+            raise InvalidOptions(kind, choice.name, problems_of(error, path)) from error
         except BaseException as error:
             why = f"could not make the {kind} {choice.name!r}: {contained(error)!r}"
             raise self.error(offer.plugin, why) from error
@@ -295,12 +298,12 @@ class Plugins:
         return offers[name]
 
 
-def _build(factory: Factory, options: Mapping[str, Any]) -> object:
+def _build(factory: Factory, options: Mapping[str, Any], path: str) -> object:
     if not (isinstance(factory, type) and attrs.has(factory)):
         return factory(**options)
     required = any(field.init and field.default is attrs.NOTHING for field in attrs.fields(factory))
     # cattrs is not imported by those who set no option.
-    return structure(factory, options) if options or required else factory()
+    return structure(factory, options, path) if options or required else factory()
 
 
 def _lacks(kind: Kind, strategy: object) -> str:
