@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import sys
 from collections.abc import Sequence
 
 import attrs
@@ -31,7 +32,7 @@ def checked(decision: object) -> RestartAfter | GiveUp | None:
     if not isinstance(decision, RestartAfter):
         raise InvalidValue(decision, "expected RestartAfter, GiveUp or None")
     delay = decision.delay
-    if not isinstance(delay, (int, float)) or isinstance(delay, bool) or not 0 <= delay < math.inf:
+    if not isinstance(delay, (int, float)) or isinstance(delay, bool) or not 0 <= delay <= sys.float_info.max:
         raise InvalidValue(decision, "the delay must be a number of seconds, finite and not negative")
     return decision
 

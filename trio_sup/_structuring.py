@@ -85,7 +85,7 @@ def _problems(error: BaseException, path: str, cls: type | None) -> list[str]:
     from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
     if isinstance(error, InvalidTable):
-        return list(error.problems)
+        return [f"{path}.{problem}" if path else problem for problem in error.problems]
     if isinstance(error, ForbiddenExtraKeysError):
         return [
             _line(below(path, key), f"unknown key{_near(key, _keys(error.cl))}")

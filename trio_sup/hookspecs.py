@@ -7,7 +7,7 @@ plugin may replace a built-in. A hook must be quick and must not block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -92,10 +92,10 @@ def trio_sup_services(sections: Mapping[str, Any]) -> Mapping[str, Service]:  # 
 
 
 @hookspec
-def trio_sup_commands() -> Mapping[str, Callable[..., int | None]]:  # type: ignore[empty-body]
+def trio_sup_commands() -> Mapping[str, Callable[..., int | Awaitable[int | None] | None]]:  # type: ignore[empty-body]
     """Give subcommands of `trio-sup`, by name: functions whose parameters and docstring make its command line.
 
-    The result is the exit status; None is 0.
+    The result is the exit status; None is 0. An async function is run by Trio.
     """
 
 

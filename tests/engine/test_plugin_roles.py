@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -84,6 +85,43 @@ async def test_a_preparation_that_refuses_and_a_misspelt_one_change_nothing(auto
         with pytest.raises(trio_sup.UnknownStrategy, match="did you mean 'set'"):
             await sup.start(attrs.evolve(SPEC, launch=["sett"]))
         assert sup.backends == ()
+
+
+@pytest.mark.parametrize("error", [OSError("no such device"), SystemExit(3)])
+async def test_a_preparation_whose_check_breaks_is_named(autojump_clock: MockClock, error: BaseException) -> None:
+    def check(spec: BackendSpec) -> None:
+        raise error
+
+    breaks = SimpleNamespace(check=check, prepare=lambda launch: launch)
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory") as sup:
+        with pytest.raises(trio_sup.PluginError, match=r"SimpleNamespace: its check\(\) raised ") as caught:
+            await sup.start(attrs.evolve(SPEC, launch=[breaks]))
+        assert repr(error) in caught.value.why
+        assert sup.backends == ()
+
+
+@pytest.mark.parametrize(
+    ("nonsense", "why"),
+    [
+        ({"environment": {"PORT": 21000}}, "the variable 'PORT': expected str"),
+        ({"environment": {"A": "a\0b"}}, "the variable 'A': there is a null byte"),
+        ({"environment": {"A=B": "1"}}, "cannot be called 'A=B'"),
+        ({"environment": {1: "1"}}, "int"),
+        ({"environment": None}, "NoneType"),
+        ({"arguments": ["sh", 1]}, r"arguments\[1\]: expected str"),
+        ({"arguments": ["sh", "\ud800"]}, r"arguments\[1\]: .*surrogates not allowed"),
+        ({"arguments": "sh -c true"}, "no list of arguments"),
+        ({"arguments": []}, "no list of arguments"),
+        ({"executable": None}, "the executable: expected str"),
+    ],
+)
+async def test_what_no_system_can_execute_is_the_fault_of_its_preparation(
+    autojump_clock: MockClock, nonsense: Mapping[str, Any], why: str
+) -> None:
+    broken = SimpleNamespace(check=lambda spec: None, prepare=lambda launch: attrs.evolve(launch, **nonsense))
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory") as sup:
+        with pytest.raises(trio_sup.LaunchFailed, match=f"'types.SimpleNamespace' failed: .*{why}"):
+            await sup.start(attrs.evolve(SPEC, launch=[broken]))
 
 
 class Observing:
@@ -228,15 +266,141 @@ async def test_a_task_that_does_not_heed_its_cancellation_is_named(autojump_cloc
 
 
 class Raising:
-    """A port strategy that fails for a reason of its own."""
+    """Fails for a reason of its own, as whatever it is used."""
 
-    def __init__(self, error: Exception) -> None:
+    needs_listener = speaks_grpc = False
+
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def allocate(self, key: trio_sup.ProcessKey, now: float, hold: Callable[[int], int | None]) -> int:
         raise self.error
 
     def release(self, key: trio_sup.ProcessKey, port: int, now: float) -> None: ...
+
+    def decide(self, ends: Any, rng: Any) -> Any:
+        raise self.error
+
+    def budget(self, spec: BackendSpec) -> float:
+        raise self.error
+
+    async def stop(self, target: Any) -> None:
+        raise self.error
+
+    async def check(self, target: Any) -> None:
+        raise self.error
+
+    async def warm_up(self, target: Any) -> None:
+        raise self.error
+
+    def prepare(self, launch: Launch) -> Launch:
+        raise self.error
+
+    @asynccontextmanager
+    async def hold(self, backend: str, *, shared: bool) -> AsyncIterator[None]:
+        raise self.error
+        yield
+
+
+class Unpresentable(Exception):
+    def __repr__(self) -> str:
+        raise AttributeError("no detail")
+
+    __str__ = __repr__
+
+
+class Worse(BaseException):
+    """What is no Exception, such as the CancelledError of asyncio."""
+
+
+class RaisesInPassing:
+    """An observer, and a service."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @hookimpl
+    def trio_sup_observers(self) -> Sequence[Callable[[Event], None]]:
+        return [self.observe]
+
+    @hookimpl
+    def trio_sup_services(self) -> Mapping[str, Any]:
+        return {"mine": self.serve}
+
+    def observe(self, event: Event) -> None:
+        raise self.error
+
+    async def serve(self, supervisor: trio_sup.Supervisor) -> None:
+        raise self.error
+
+
+WORST = pytest.mark.parametrize("error", [SystemExit(3), Worse(), Unpresentable()], ids=lambda one: type(one).__name__)
+
+
+@WORST
+async def test_no_built_in_counterpart_lets_the_worst_errors_of_a_plugin_through(
+    autojump_clock: MockClock, error: BaseException
+) -> None:
+    plugin = Raising(error)
+    system = FakeSystem([FakeBackend(exits_after=5, exit_code=1), FakeBackend()])
+    async with trio_sup.open_supervisor(
+        system=system, ports=plugin, install_lock=plugin, stop_policy=plugin, restart_policy=plugin
+    ) as sup:
+        stream = sup.events()
+        await sup.start(SPEC)
+        await next_of(stream, events.BackendBackoff)
+        await next_of(stream, events.BackendReady)
+        (report,) = await sup.stop("store")
+        assert report.gone
+    assert not system.held
+
+
+@WORST
+@pytest.mark.parametrize("field", ["readiness", "warm_up", "launch"])
+async def test_the_worst_errors_of_a_plugin_fail_its_own_start_only(
+    autojump_clock: MockClock, error: BaseException, field: str
+) -> None:
+    broken = BackendSpec(
+        name="broken",
+        command=SPEC.command,
+        **{field: trio_sup.Readiness(probe=Raising(error)) if field == "readiness" else [Raising(error)]},
+    )
+    if field == "launch":
+        broken.launch[0].check = lambda spec: None
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory") as sup:
+        with pytest.raises(trio_sup.StartFailed, match=type(error).__name__) as caught:
+            await sup.start(broken)
+        assert not isinstance(caught.value, trio_sup.AttemptCrashed)
+        assert (await sup.start(SPEC)).address
+
+
+@WORST
+async def test_the_worst_errors_of_observers_and_services_are_named(
+    autojump_clock: MockClock, error: BaseException
+) -> None:
+    seen: list[Event] = []
+    plugins = [Observing(seen.append), RaisesInPassing(error)]
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory", plugins=plugins) as sup:
+        assert (await sup.start(SPEC)).address
+    failed = [event for event in seen if isinstance(event, events.PluginFailed)]
+    assert sorted(event.instead for event in failed) == [
+        "it was disconnected",
+        "the service has ended, the supervisor goes on",
+    ]
+    assert all(type(error).__name__ in event.what for event in failed)
+
+
+async def test_an_asynchronous_observer_is_named_rather_than_never_run(autojump_clock: MockClock) -> None:
+    seen: list[Event] = []
+
+    async def waits(event: Event) -> None:
+        await trio.sleep(1)
+
+    plugins = [Observing(waits, seen.append)]  # type: ignore[arg-type]  # what a careless plugin would do
+    async with trio_sup.open_supervisor(system=FakeSystem(), install_lock="memory", plugins=plugins) as sup:
+        await sup.start(SPEC)
+    (failed,) = [event for event in seen if isinstance(event, events.PluginFailed)]
+    assert "it is asynchronous" in failed.what
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no table"), ConnectionRefusedError("no register"), KeyError("x")])

@@ -202,6 +202,7 @@ def broken() -> Always:
     ("factory", "why"),
     [
         (broken, "no such device"),
+        (sys.exit, "SystemExit()"),
         (lambda: 3, "no needs_listener, no speaks_grpc, no check()"),
         (lambda: None, "no check"),
     ],

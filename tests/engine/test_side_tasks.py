@@ -152,14 +152,56 @@ async def test_cancelling_the_caller_does_not_wait_for_one_that_shields(autojump
         assert side.stuck == ("sulks",)
 
 
-@pytest.mark.parametrize("worse", [KeyboardInterrupt, SystemExit])
-async def test_what_is_no_exception_ends_the_host(
-    autojump_clock: trio.testing.MockClock, worse: type[BaseException]
+class Worse(BaseException):
+    """What is no Exception, such as the CancelledError of asyncio."""
+
+
+class Unpresentable(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("no detail")
+
+
+async def cancelled_once() -> trio.Cancelled:
+    """A cancellation that is over, as a cache would keep it that remembers how its work went."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            kept = cancelled
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (SystemExit(3), "SystemExit(3)"),
+        (Worse("no"), "Worse('no')"),
+        (BaseExceptionGroup("both", [SystemExit(3), ValueError("no")]), "BaseExceptionGroup('both', "),
+        (Unpresentable(), "Unpresentable, which cannot be shown"),
+        (None, "Cancelled("),
+    ],
+)
+async def test_what_is_no_exception_or_cannot_be_shown_is_a_value_too(
+    autojump_clock: trio.testing.MockClock, error: BaseException | None, shown: str
 ) -> None:
+    async def raises() -> None:
+        raise error or await cancelled_once()
+
+    async with hosted() as side:
+        result = await side.run("it", raises, budget=1)
+        assert (await side.run("next", lambda: returns(1), budget=1)).value == 1
+    assert result.finished
+    assert isinstance(result.error, Exception)
+    assert repr(result.error).startswith(shown)
+    assert str(result.error)
+
+
+async def test_an_interrupt_ends_the_host(autojump_clock: trio.testing.MockClock) -> None:
     async def raises() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(raises_error)
-            raise worse
+            raise KeyboardInterrupt
 
     async def raises_error() -> None:
         try:
@@ -177,7 +219,7 @@ async def test_what_is_no_exception_ends_the_host(
 
     with pytest.raises(BaseExceptionGroup) as caught:
         await host()
-    assert caught.value.split(worse)[1] is None
+    assert caught.value.split(KeyboardInterrupt)[1] is None
     assert [result.error is None for result in results] == [False]
 
 

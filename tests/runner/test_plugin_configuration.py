@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from trio_sup import BackendSpec, ConfigError, InvalidValue, hookimpl
-from trio_sup.engine._plugins import PluginError, Plugins
+from trio_sup.engine._plugins import LoadedPlugin, PluginError, Plugins
 from trio_sup.runner._config import Config, interpret
 from trio_sup.strategies import Launch
 
@@ -40,6 +40,16 @@ class Nice:
         return launch
 
 
+@attrs.frozen
+class Between(Nice):
+    low: int = 0
+    high: int = 19
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError("low must not exceed high")
+
+
 class Plugin:
     @hookimpl
     def trio_sup_config_sections(self) -> Any:
@@ -47,13 +57,14 @@ class Plugin:
 
     @hookimpl
     def trio_sup_launch_preparations(self) -> Any:
-        return {"nice": Nice}
+        return {"nice": Nice, "between": Between}
 
 
 def read(tmp_path: Path, table: dict[str, Any], *, launch: Any = (), **variables: str) -> Config:
     backends = {"chat": {"command": [sys.executable], "launch": list(launch)}}
     environ = {f"TRIO_SUP_{name}": value for name, value in variables.items()}
-    return interpret({**table, "backends": backends}, tmp_path / "trio-sup.toml", environ, Plugins([Plugin()]))
+    plugins = Plugins([LoadedPlugin("nice", Plugin(), "trio-sup-nice", "1.2")])
+    return interpret({**table, "backends": backends}, tmp_path / "trio-sup.toml", environ, plugins)
 
 
 def problems(tmp_path: Path, table: dict[str, Any], *, launch: Any = (), **variables: str) -> list[str]:
@@ -97,19 +108,35 @@ def test_a_section_that_is_no_table_is_told(tmp_path: Path) -> None:
     assert problems(tmp_path, {"exporter": 3}) == ["exporter: expected a table"]
 
 
+def test_a_section_whose_class_exits_is_told_with_its_plugin() -> None:
+    class Exits:
+        @hookimpl
+        def trio_sup_config_sections(self) -> Any:
+            return {"exits": attrs.make_class("Section", {"port": attrs.field(default=0, converter=sys.exit)})}
+
+    with pytest.raises(ConfigError) as raised:
+        interpret({"exits": {}}, Path("trio-sup.toml"), {}, Plugins([Exits()]))
+    assert "Exits: its configuration section 'exits' cannot be made: SystemExit(0)" in str(raised.value)
+
+
 def test_preparations_are_checked_with_their_place(tmp_path: Path) -> None:
     launch = ["nice", "nise", {"strategy": "nice", "by": "x"}, {"strategy": "nice", "by": 20}]
     assert problems(tmp_path, {}, launch=launch) == [
-        "backends.chat.launch[1]: unknown launch preparation 'nise': known are nice; did you mean 'nice'?",
+        "backends.chat.launch[1]: unknown launch preparation 'nise': known are between, nice; did you mean 'nice'?",
         "backends.chat.launch[2].by: expected a whole number (got 'x')",
         "backends.chat.launch[3]: nobody is as nice as chat (got 20)",
     ]
 
 
+def test_a_complaint_about_several_options_has_the_place_of_all_of_them(tmp_path: Path) -> None:
+    assert problems(tmp_path, {}, launch=["nice", {"strategy": "between", "low": 3, "high": 2}]) == [
+        "backends.chat.launch[1]: low must not exceed high"
+    ]
+
+
 def test_a_preparation_whose_check_breaks_is_named(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, {}, launch=[{"strategy": "nice", "by": -1}])
-    assert problem.startswith("backends.chat.launch[0]: plugin ")
-    assert "its check raised OSError('no such device')" in problem
+    assert problem.startswith("backends.chat.launch[0]: plugin nice (trio-sup-nice 1.2): its check() raised OSError(")
 
 
 def test_a_section_must_be_made_by_an_attrs_class() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,28 @@ WITHOUT_PLUGIN = CONFIG.replace('stop_policy = "gently"', "")
 BROKEN = {
     "unimportable": "1 / 0",
     "leaves": "raise SystemExit(7)",
+    "worse": "class Worse(BaseException): pass\nraise Worse",
+    "mute": "class Mute(Exception):\n def __str__(self): return self.no_detail\nraise Mute",
     "syntax": "def (",
     "misspelt": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_stop_polices(): return {}",
     "raising": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_probes(): raise OSError('no device')",
     "exiting": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_probes(): raise SystemExit(3)",
+    "async": "from trio_sup import hookimpl\n@hookimpl\nasync def trio_sup_probes(): return {}",
+    "unmarked": "def trio_sup_probes(): return {}",
     "nonsense": "from trio_sup import hookimpl\n@hookimpl\ndef trio_sup_probes(): return 3",
     "newer": "trio_sup_hook_version = 99",
 }
 WHY = {
     "unimportable": "cannot be imported: ZeroDivisionError: division by zero",
-    "leaves": "cannot be imported: SystemExit: 7",
+    "leaves": "cannot be imported: SystemExit(7) (",
+    "worse": "cannot be imported: Worse() (",
+    "mute": "cannot be imported: Mute, which cannot be shown (",
     "syntax": "cannot be imported: SyntaxError",
     "misspelt": "there is no hook 'trio_sup_stop_polices'; did you mean 'trio_sup_stop_policies'?",
     "raising": "its hook trio_sup_probes raised OSError('no device')",
     "exiting": "its hook trio_sup_probes raised SystemExit(3)",
+    "async": "its hook trio_sup_probes is asynchronous, and has to be a plain function",
+    "unmarked": "its trio_sup_probes lacks the mark @hookimpl, and would never be called",
     "nonsense": "its hook trio_sup_probes returned 3",
     "newer": "was built for version 99 of the hooks; this trio-sup has version 1",
 }
@@ -248,6 +257,8 @@ from trio_sup import hookimpl
 
 def hello(name: str = "world", *, times: int = 1) -> int:
     \"\"\"Greet somebody.\"\"\"
+    if times < -1:
+        raise type("Mute", (Exception,), {"__str__": lambda self: self.no_detail})
     if times < 0:
         raise ValueError("no greeting is negative")
     print("hello " * times + name)
@@ -271,12 +282,33 @@ def test_a_command_of_a_plugin_is_one_of_trio_sup(tmp_path: Path, site: Path) ->
     assert "See `trio-sup hello --help`" in wrong.stderr
 
 
+def test_an_async_command_is_run_by_trio(tmp_path: Path, site: Path) -> None:
+    source = """
+        import trio
+        from trio_sup import hookimpl
+
+        async def wait(*, seconds: float) -> int:
+            with trio.move_on_after(seconds) as scope:
+                await trio.sleep_forever()
+            return 6 if scope.cancelled_caught else 0
+
+        @hookimpl
+        def trio_sup_commands():
+            return {"wait": wait}
+    """
+    install(site, "waiting", textwrap.dedent(source))
+    done = call(tmp_path, "wait", "--seconds", "0.01")
+    assert (done.returncode, done.stderr) == (6, "")
+
+
 def test_a_command_that_raises_is_named_with_its_plugin(tmp_path: Path, site: Path) -> None:
     install(site, "greeting", HELLO)
     done = call(tmp_path, "hello", "--times", "-1")
     assert done.returncode == 1
-    assert "plugin greeting (trio-sup-greeting 1.2): its command 'hello' failed: ValueError: no greeting" in done.stderr
+    failed = "plugin greeting (trio-sup-greeting 1.2): its command 'hello' failed: "
+    assert f"{failed}ValueError: no greeting" in done.stderr
     assert "Traceback" not in done.stderr
+    assert f"trio-sup: {failed}Mute, which cannot be shown (" in call(tmp_path, "hello", "--times", "-2").stderr
 
 
 def test_a_command_with_a_name_of_ours_is_refused_and_named(tmp_path: Path, site: Path) -> None:

@@ -38,3 +38,19 @@ def test_arguments_are_passed_on() -> None:
 def test_what_never_comes_does_not_hang() -> None:
     with pytest.raises(trio.TooSlowError):
         run_fast(trio.sleep_forever)
+
+
+def test_what_never_comes_does_not_hang_in_a_shield_either() -> None:
+    async def shields() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+    async def in_company() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shields)
+            nursery.start_soon(trio.sleep_forever)
+
+    with pytest.raises(trio.TooSlowError, match="waits in a shield"):
+        run_fast(shields)
+    with pytest.RaisesGroup(pytest.RaisesExc(trio.TooSlowError, match="shields waits in a shield")):
+        run_fast(in_company)

@@ -151,7 +151,7 @@ def test_a_decision_is_taken_as_it_is(decision: Any) -> None:
     "decision",
     [
         3, "never", False, RestartAfter, GiveUp(3), RestartAfter("1s"), RestartAfter(True), RestartAfter(None),  # type: ignore[arg-type]
-        RestartAfter(-0.1), RestartAfter(math.inf), RestartAfter(math.nan),
+        RestartAfter(-0.1), RestartAfter(math.inf), RestartAfter(math.nan), RestartAfter(10**400),
     ],
 )  # fmt: skip
 def test_what_is_no_decision_is_refused(decision: Any) -> None:

@@ -25,8 +25,7 @@ class ContainedSource:
     calls: PluginCalls
 
     def proof(self, uri: str, *, sha256: str | None, verification: Mapping[str, Any]) -> str | None:
-        with self.calls.timed(self.name, "proof()"):
-            return self.source.proof(uri, sha256=sha256, verification=verification)
+        return self.calls.call(self.name, "proof()", self.source.proof, uri, sha256=sha256, verification=verification)
 
     async def digest(self, uri: str) -> str | None:
         return await self._run("digest", lambda: self.source.digest(uri))

@@ -116,7 +116,8 @@ class Launching:
         while True:
             with trio.move_on_after(LOOK_AGAIN):
                 return await holder.acquired()
-            self.moves.wait_for(slot, waited_for(self.install_lock, backend))
+            waits_for = self.calls.call(self.install_lock_name, "holders()", waited_for, self.install_lock, backend)
+            self.moves.wait_for(slot, waits_for)
 
     def _prepare(self, attempt: Attempt) -> None:
         spec = attempt.spec

@@ -14,6 +14,7 @@ from typing import Any, Final
 import attrs
 
 from ._plugins import LoadedPlugin, PluginError, Plugins, full_name
+from ._raised import in_words
 
 GROUP: Final = "trio_sup"
 """The entry-point group of plugins."""
@@ -147,7 +148,7 @@ class _Loading:
             return
         try:
             plugin = candidate.get()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._fail(candidate, f"cannot be imported: {_described(error)}")
             return
         # The same module by its entry point's name and by its own is one plugin.
@@ -178,7 +179,8 @@ def names_of(loaded: LoadedPlugin) -> frozenset[str]:
 
 def _described(error: BaseException) -> str:
     """The error, and the last line of Python that led to it, unless that is the import system's."""
+    text = in_words(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     outer = [frame for frame in frames if frame.filename != __file__]
     where = f" ({outer[-1].filename}:{outer[-1].lineno})" if outer else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{text}{where}"

@@ -38,8 +38,7 @@ class Observers:
     def _tell_all(self, event: Event) -> None:
         for number, (plugin, observer) in tuple(self._observers.items()):
             try:
-                with self._calls.timed(plugin, "an observer"):
-                    observer(event)
+                self._calls.call(plugin, "an observer", observer, event)
             except Exception as error:
                 del self._observers[number]
                 self._hub.publish(

@@ -6,17 +6,23 @@ in the log, since the event loop cannot.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import ParamSpec, TypeVar
 
 import attrs
 
 from .._values import BackendSpec
 from ..strategies import StopPolicy, WarmUp
+from ._raised import contained
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = logging.getLogger("trio_sup.plugins")
 
@@ -54,9 +60,28 @@ class PluginCalls:
         self._closed = threading.Event()
         self._watchdog: threading.Thread | None = None
 
+    def call(self, plugin: str, what: str, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call *fn*, which is *what* in *plugin*, and time it.
+
+        Raises:
+            Exception: What it raised, in a form that can be shown; only KeyboardInterrupt stays what it is.
+            TypeError: It is asynchronous, so that calling it does nothing.
+        """
+        try:
+            with self._timed(plugin, what):
+                answer = fn(*args, **kwargs)
+        except BaseException as error:
+            own = contained(error)
+            if own is error:
+                raise
+            raise own from error
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise TypeError("it is asynchronous, and has to be a plain function")
+        return answer
+
     @contextmanager
-    def timed(self, plugin: str, what: str) -> Iterator[None]:
-        """Time the block, a call of *what* in *plugin*."""
+    def _timed(self, plugin: str, what: str) -> Iterator[None]:
         if plugin.startswith(_BUILT_IN):
             # On a crowded machine any call takes long once in a while; that is no news about a built-in one.
             yield
@@ -83,8 +108,7 @@ class PluginCalls:
             NoBudget: It failed, or what it said is no length of time.
         """
         try:
-            with self.timed(plugin, "budget()"):
-                budget = float(strategy.budget(spec))
+            budget = float(self.call(plugin, "budget()", strategy.budget, spec))
         except Exception as error:
             raise NoBudget(f"its budget() raised {error!r}") from error
         if not (math.isfinite(budget) and budget >= 0):

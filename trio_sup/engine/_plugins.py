@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, ModuleType
@@ -28,6 +29,7 @@ from ..strategies import (
     StopPolicy,
     WarmUp,
 )
+from ._raised import contained
 
 Kind: TypeAlias = Literal[
     "port strategy",
@@ -97,6 +99,7 @@ _HOOKS: Final[Mapping[Kind, tuple[str, type]]] = {
     "launch preparation": ("trio_sup_launch_preparations", LaunchPreparation),
     "gallery source": ("trio_sup_gallery_sources", GallerySource),
 }
+_KNOWN_HOOKS: Final = tuple(name for name in vars(hookspecs) if name.startswith("trio_sup_"))
 KINDS: Final = tuple(_HOOKS)
 HOOK_OF: Final[Mapping[Kind, str]] = {kind: hook for kind, (hook, _) in _HOOKS.items()}
 
@@ -187,6 +190,11 @@ class Plugins:
         """An error about the plugin of that name, which says where it came from."""
         return self._manager.error(plugin, why)
 
+    def error_of(self, kind: Kind, choice: Any, why: str) -> PluginError:
+        """An error about a chosen strategy, which says where its plugin came from."""
+        plugin = self.offered_by(kind, choice.name) if isinstance(choice, Choice) else _name_of(choice)
+        return self.error(plugin, why)
+
     def loaded(self) -> Sequence[LoadedPlugin]:
         """All plugins, the built-in ones first, then in the order in which they were given."""
         return tuple(self._manager.origins.values())
@@ -252,9 +260,12 @@ class Plugins:
     @overload
     def make(self, kind: Literal["gallery source"], choice: Any) -> GallerySource: ...
     @overload
-    def make(self, kind: Kind, choice: Any) -> object: ...
-    def make(self, kind: Kind, choice: Any) -> object:
+    def make(self, kind: Kind, choice: Any, path: str = "") -> object: ...
+    def make(self, kind: Kind, choice: Any, path: str = "") -> object:
         """Make the strategy that *choice* names; anything but a `Choice` is taken for the strategy itself.
+
+        Args:
+            path: Where the choice stands; prefixed to the path of every problem with its options.
 
         Raises:
             UnknownStrategy: No plugin offers that name.
@@ -268,13 +279,14 @@ class Plugins:
             return choice
         offer = self._offer(kind, choice.name)
         try:
-            made = _build(offer.factory, choice.options)
+            made = _build(offer.factory, choice.options, path)
         except InvalidTable as error:
             raise InvalidOptions(kind, choice.name, error.problems) from error
         except (InvalidValue, TypeError, ValueError) as error:
-            raise InvalidOptions(kind, choice.name, problems_of(error)) from error
-        except Exception as error:
-            raise self.error(offer.plugin, f"could not make the {kind} {choice.name!r}: {error!r}") from error
+            raise InvalidOptions(kind, choice.name, problems_of(error, path)) from error
+        except BaseException as error:
+            why = f"could not make the {kind} {choice.name!r}: {contained(error)!r}"
+            raise self.error(offer.plugin, why) from error
         if lacks := _lacks(kind, made):
             raise self.error(offer.plugin, f"made {reprlib.repr(made)} for the {kind} {choice.name!r}: it has {lacks}")
         return made
@@ -286,12 +298,12 @@ class Plugins:
         return offers[name]
 
 
-def _build(factory: Factory, options: Mapping[str, Any]) -> object:
+def _build(factory: Factory, options: Mapping[str, Any], path: str) -> object:
     if not (isinstance(factory, type) and attrs.has(factory)):
         return factory(**options)
     required = any(field.init and field.default is attrs.NOTHING for field in attrs.fields(factory))
     # cattrs is not imported by those who set no option.
-    return structure(factory, options) if options or required else factory()
+    return structure(factory, options, path) if options or required else factory()
 
 
 def _lacks(kind: Kind, strategy: object) -> str:
@@ -342,6 +354,7 @@ def _register(manager: _Manager, given: object) -> None:
         unique = name if name not in manager.origins or registered else f"{name} ({id(plugin):#x})"
         manager.register(plugin, unique)
         manager.check_pending()
+        _check_marks(manager, plugin)
     except pluggy.PluginValidationError as error:
         raise _about(origin, _misspelt(manager, plugin) or str(error)) from error
     except Exception as error:
@@ -362,22 +375,33 @@ def _check_version(plugin: object) -> None:
         )
 
 
+def _check_marks(manager: pluggy.PluginManager, plugin: object) -> None:
+    answered = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
+    for name in _KNOWN_HOOKS:
+        function = getattr(plugin, name, None)
+        if name not in answered and callable(function) and function is not getattr(hookspecs, name):
+            raise ValueError(f"its {name} lacks the mark @hookimpl, and would never be called")
+
+
 def _misspelt(manager: pluggy.PluginManager, plugin: object) -> str | None:
     unknown = [caller.name for caller in manager.get_hookcallers(plugin) or () if not caller.has_spec()]
     if not unknown:
         return None
-    known = [name for name in vars(hookspecs) if name.startswith("trio_sup_")]
-    hint = did_you_mean(unknown[0], known) or f"known are {', '.join(known)}"
+    hint = did_you_mean(unknown[0], _KNOWN_HOOKS) or f"known are {', '.join(_KNOWN_HOOKS)}"
     return f"there is no hook {unknown[0]!r}; {hint}"
 
 
 def _ask(manager: _Manager, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> tuple[str, Any]:
     """Ask one plugin by itself, so that the one that fails can be named."""
-    name = implementation.plugin_name
+    name, hook = implementation.plugin_name, _hook_of(implementation)
     try:
-        return name, implementation.function(*(arguments[argument] for argument in implementation.argnames))
-    except (Exception, SystemExit) as error:
-        raise manager.error(name, f"its hook {_hook_of(implementation)} raised {error!r}") from error
+        answer = implementation.function(*(arguments[argument] for argument in implementation.argnames))
+    except BaseException as error:
+        raise manager.error(name, f"its hook {hook} raised {contained(error)!r}") from error
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise manager.error(name, f"its hook {hook} is asynchronous, and has to be a plain function")
+    return name, answer
 
 
 def _hook_of(implementation: pluggy.HookImpl) -> str:

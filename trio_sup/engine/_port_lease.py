@@ -105,8 +105,7 @@ class PortLeases:
             return None
 
         try:
-            with self.calls.timed(source.name, "allocate()"):
-                port = strategy.allocate(slot.key, trio.current_time(), hold)
+            port = self.calls.call(source.name, "allocate()", strategy.allocate, slot.key, trio.current_time(), hold)
             if port not in held or port in self._leased:
                 raise ValueError(f"allocate() returned {port!r}, which it does not hold")
             slot.held_port, slot.port, slot.port_strategy = held.pop(port), port, strategy
@@ -139,8 +138,14 @@ class PortLeases:
             return
         self._leased.discard(slot.port)
         try:
-            with self.calls.timed(slot.port_source.name, "release()"):
-                slot.port_strategy.release(slot.key, slot.port, trio.current_time())
+            self.calls.call(
+                slot.port_source.name,
+                "release()",
+                slot.port_strategy.release,
+                slot.key,
+                slot.port,
+                trio.current_time(),
+            )
         except Exception as error:
             self._failed(slot, f"release() raised {error!r}", "it was ignored")
         slot.port = slot.port_strategy = None

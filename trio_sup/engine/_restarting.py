@@ -44,8 +44,11 @@ class Restarting:
         ends = tuple(slot.ends)
         strategies = attempt.strategies
         try:
-            with self.calls.timed(strategies.restart_policy_name, "decide()"):
-                decision = checked(strategies.restart_policy.decide(ends, self.rng))
+            decision = self.calls.call(
+                strategies.restart_policy_name,
+                "decide()",
+                lambda: checked(strategies.restart_policy.decide(ends, self.rng)),
+            )
         except Exception as error:
             self.hub.publish(
                 events.PluginFailed(

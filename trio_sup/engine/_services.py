@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import trio
 from ..events import PluginFailed
 from ..strategies import Service
 from ._event_stream import EventHub
+from ._raised import divided
 
 if TYPE_CHECKING:
     from ._supervisor import Supervisor
@@ -31,12 +33,10 @@ class Services:
     async def _run(self, plugin: str, name: str, service: Service, supervisor: Supervisor) -> None:
         try:
             await service(supervisor)
-        except Exception as error:
-            self._failed(plugin, name, error)
-        except BaseExceptionGroup as group:
-            ours, others = group.split(Exception)
-            if ours is not None:
-                self._failed(plugin, name, ours)
+        except BaseException as error:
+            own, others = divided(error, cancelled=trio.current_effective_deadline() == -math.inf)
+            if own is not None:
+                self._failed(plugin, name, own)
             if others is not None:
                 raise others from None
 

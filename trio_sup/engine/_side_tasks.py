@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
+
+from ._raised import divided
 
 T = TypeVar("T")
 
@@ -46,12 +49,8 @@ class _Task(Generic[T]):
             with self.scope:
                 self.value = await self.fn()
                 self.returned = True
-        except Exception as error:
-            self.error = error
-        except BaseExceptionGroup as group:
-            # A cancellation of the host, or the likes of KeyboardInterrupt, travels on, but without its company.
-            ours, others = group.split(Exception)
-            self.error = ours
+        except BaseException as error:
+            self.error, others = divided(error, cancelled=trio.current_effective_deadline() == -math.inf)
             if others is not None:
                 raise others from None
         finally:
@@ -93,7 +92,7 @@ class SideTasks:
         """Run *fn* in a side task and wait for it at most *budget* seconds, or until *cancel_when* returns.
 
         Then it is cancelled; if it has not ended `OBEY_TIMEOUT` later, it is left behind and named in `stuck`.
-        An `Exception` of *fn* is a value of the result; anything worse ends the host.
+        What *fn* raises is a value of the result; only KeyboardInterrupt ends the host.
 
         Cancellation: cancels the side task, and does not wait for it.
         """

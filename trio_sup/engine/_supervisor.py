@@ -102,6 +102,7 @@ class Supervisor(Looking, ReleaseMethods):
             InvalidValue: The number or a name makes no sense.
             DependencyCycle: It needs something that needs it.
             UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
+            PluginError: A plugin fails to make a strategy, or to check a specification.
         """
         replicas = named("replicas", to_count)(replicas)
         if not isinstance(spec, BackendSpec):
@@ -147,6 +148,7 @@ class Supervisor(Looking, ReleaseMethods):
             UnknownRelease: The release that the specification names is not installed, and is not to be.
             UnknownEntry, GalleryUnavailable, InstallFailed: It is missing, and could not be installed.
             UnknownStrategy, InvalidOptions: A strategy is misnamed or misconfigured.
+            PluginError: A plugin fails to make a strategy, or to check a specification.
             DependencyCycle: It needs something that needs it.
             SpecConflict: The slot runs from another specification, and *replace* is false.
             StartFailed: It died, was not ready in time, was stopped meanwhile, got no port, was given up, …

@@ -14,7 +14,7 @@ from .._gallery_errors import NoGalleries, UnknownRelease
 from .._phases import Cause, Phase
 from .._releases import check_release_name
 from .._values import BackendSpec, ProcessKey
-from ..errors import DependencyCycle, InvalidValue, SpecConflict, StoppedDuringStartup, SupervisorClosed
+from ..errors import DependencyCycle, InvalidValue, SpecConflict, StoppedDuringStartup, SupervisorClosed, TrioSupError
 from ..strategies import LaunchPreparation
 from ._command import check, identity_of
 from ._lifecycle import Lifecycle
@@ -193,8 +193,12 @@ class Wishes:
     def _make_preparation(self, choice: Any, spec: BackendSpec) -> tuple[str, LaunchPreparation]:
         preparation = self.plugins.make("launch preparation", choice)
         name = self.plugins.name_of("launch preparation", choice)
-        with self.calls.timed(name, "check()"):
-            preparation.check(spec)
+        try:
+            self.calls.call(name, "check()", preparation.check, spec)
+        except TrioSupError:
+            raise
+        except Exception as error:
+            raise self.plugins.error_of("launch preparation", choice, f"its check() raised {error!r}") from error
         return name, preparation
 
     @staticmethod

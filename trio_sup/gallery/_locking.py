@@ -79,6 +79,6 @@ def waited_for(lock: Any, key: str) -> str:
     if ask is not None:
         try:
             holders = [str(holder) for holder in ask(key)]
-        except Exception:
+        except (Exception, SystemExit):
             holders = ()  # a message is not worth failing for
     return f"{what}, held by {', '.join(holders)}" if holders else what

@@ -119,6 +119,7 @@ def _app(guard_pid: int | None) -> App:
         suppress_keyboard_interrupt=False,
         print_error=False,
         exit_on_error=False,
+        backend="trio",
     )
 
     @app.command

@@ -34,6 +34,7 @@ from .._wording import did_you_mean
 from ..engine._command import check
 from ..engine._loading import PluginProblem, names_of
 from ..engine._plugins import Kind, Plugins
+from ..engine._raised import contained
 from ..errors import ConfigError, DependencyCycle, InvalidCommand, InvalidValue, TrioSupError
 from ..gallery._settings import Galleries
 from ._default_config import DEFAULT_CONFIG
@@ -286,8 +287,8 @@ class _Reader:
                 made[name] = cls() if table is None else structure(cls, table, below("", name))
             except InvalidTable as error:
                 self.problems += error.problems
-            except Exception as error:
-                why = f"its configuration section {name!r} cannot be made: {error!r}"
+            except BaseException as error:
+                why = f"its configuration section {name!r} cannot be made: {contained(error)!r}"
                 self.problems.append(str(self._plugins.error(self._plugins.section_from(name), why)))
         return made
 
@@ -452,9 +453,9 @@ class _Reader:
             preparation.check(backend.spec())
         except TrioSupError as error:
             self.problems.append(f"{path}: {error}")
-        except Exception as error:
-            plugin = self._plugins.name_of("launch preparation", choice)
-            self.problems.append(f"{path}: {self._plugins.error(plugin, f'its check raised {error!r}')}")
+        except BaseException as error:
+            why = f"its check() raised {contained(error)!r}"
+            self.problems.append(f"{path}: {self._plugins.error_of('launch preparation', choice, why)}")
 
     def _check_command(self, backend: ConfiguredBackend, path: str) -> None:
         try:

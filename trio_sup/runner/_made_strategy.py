@@ -15,8 +15,8 @@ Chosen = tuple[Kind, Any, str]
 def make_or_explain(plugins: Plugins, kind: Kind, choice: Any, path: str) -> tuple[object | None, Sequence[str]]:
     """Make the strategy that stands at *path*; if that does not work, say why, with the path of each problem."""
     try:
-        return plugins.make(kind, choice), ()
+        return plugins.make(kind, choice, path), ()
     except InvalidOptions as error:
-        return None, [f"{path}.{problem}" for problem in error.problems]
+        return None, error.problems
     except TrioSupError as error:
         return None, [f"{path}: {error}"]

@@ -10,6 +10,7 @@ from cyclopts import App
 
 from ..engine._loading import PluginProblem
 from ..engine._plugins import PluginError, Plugins
+from ..engine._raised import in_words
 from ._chosen_plugins import problem_with
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -50,6 +51,4 @@ def failure(plugins: Plugins, name: str, error: BaseException) -> PluginError:
     """What to say of a command that raised *error*."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return plugins.error(
-        plugins.command_from(name), f"its command {name!r} failed: {type(error).__name__}: {error}{where}"
-    )
+    return plugins.error(plugins.command_from(name), f"its command {name!r} failed: {in_words(error)}{where}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,32 @@ def run_real(async_fn: Callable[..., Awaitable[T]], *args: object, limit: float 
             return await async_fn(*args)
 
     return trio.run(bounded)
+
+
+class LongestStep(trio.abc.Instrument):
+    """Measures the longest time for which a task kept all others waiting."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began_at = time.perf_counter()  # it is added in the middle of a step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._began_at = time.perf_counter()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.seconds = max(self.seconds, time.perf_counter() - self._began_at)
+
+
+async def longest_step(async_fn: Callable[..., Awaitable[object]], *args: object) -> float:
+    """Run ``async_fn(*args)``, and tell for how many seconds it blocked the event loop at most."""
+    steps = LongestStep()
+    trio.lowlevel.add_instrument(steps)
+    try:
+        await async_fn(*args)
+        await trio.lowlevel.checkpoint()
+    finally:
+        trio.lowlevel.remove_instrument(steps)
+    return steps.seconds
 
 
 @contextmanager

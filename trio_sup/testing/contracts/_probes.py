@@ -18,7 +18,7 @@ from ...engine import open_supervisor
 from ...errors import NotReadyInTime
 from ...strategies import Probe, ProbeTarget
 from .._scripted import scripted_backend
-from ._common import StrategyContract, if_promised, leaving_nothing, run_real
+from ._common import SYNCHRONOUS_LIMIT, StrategyContract, if_promised, leaving_nothing, longest_step, run_real
 
 _TOKEN = "contract-t0ken"
 
@@ -109,6 +109,14 @@ class ProbeContract(StrategyContract):
 
         with leaving_nothing(self.directory):
             run_real(play)
+
+    def test_it_blocks_nobody(self) -> None:
+        async def play() -> None:
+            async with _running(self.good[0]) as port, _target_on(port) as target:
+                took = [await longest_step(_failure_of, self.make(), target) for _ in range(5)]
+            assert min(took) < SYNCHRONOUS_LIMIT, f"at best {min(took):.3f} s in one step: everything else waits for it"
+
+        run_real(play)
 
     def test_checks_at_the_same_time_do_not_disturb_each_other(self) -> None:
         async def play() -> None:

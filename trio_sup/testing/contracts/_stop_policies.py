@@ -20,7 +20,7 @@ from .._cancellation import cancel_at_every_step
 from .._fakes import FakeBackend, FakeSystem
 from .._fast import run_fast
 from .._scripted import scripted_backend
-from ._common import StrategyContract, leaving_nothing, run_real
+from ._common import SYNCHRONOUS_LIMIT, StrategyContract, leaving_nothing, longest_step, run_real
 
 _OBEY = 0.05
 """Seconds that a policy gets to end after it was cancelled. Source: the engine's own bound."""
@@ -154,6 +154,14 @@ class StopPolicyContract(StrategyContract):
 
         run_fast(play)
 
+    @pytest.mark.parametrize("exits", _EXITS)
+    def test_it_blocks_nobody(self, exits: str) -> None:
+        async def play() -> float:
+            return await longest_step(_ask, self.make(), ScriptedTarget(2.0, exits_after=_EXITS[exits]))
+
+        took = [run_fast(play) for _ in range(5)]
+        assert min(took) < SYNCHRONOUS_LIMIT, f"at best {min(took):.3f} s in one step: everything else waits for it"
+
     @pytest.mark.parametrize("free", _FREES)
     @pytest.mark.parametrize("exits", _EXITS)
     def test_it_signals_nobody_after_the_end(self, free: str, exits: str) -> None:
@@ -204,7 +212,7 @@ class StopPolicyContract(StrategyContract):
                 assert trio.lowlevel.current_statistics().tasks_living == before
 
             before = trio.lowlevel.current_statistics().tasks_living
-            assert await cancel_at_every_step(stop, nothing_runs) > 0
+            assert await cancel_at_every_step(stop, nothing_runs) > 0, "it never waits: await a checkpoint at least"
 
         run_fast(play)
 
