@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_sup import Choice, InvalidOptions, InvalidValue
@@ -260,6 +261,7 @@ def test_nothing_that_is_taken_restarts_for_ever_faster_than_once_per_second(opt
 
 @settings(deadline=None, max_examples=300)
 @given(sensible)
+@example({"factor": 2, "delay": 10, "period": 999, "limit": 50})  # 990 s in 25 rows, and more in any others
 def test_a_limit_that_is_taken_can_be_reached(options: Any) -> None:
     try:
         policy = Always(**{**options, "max_start_failures": 0})
@@ -267,14 +269,16 @@ def test_a_limit_that_is_taken_can_be_reached(options: Any) -> None:
         return
     if not policy.limit:
         return
-    # Rows of every length, each begun by the end of a healthy stretch: one of them is fast enough.
-    for length in range(1, policy.limit + 2):
+    # In so many rows, each but the first begun by the end of a healthy stretch: with some number of them it is enough.
+    for rows in range(1, policy.limit + 1):
+        length, longer = divmod(policy.limit, rows)
+        ends_of_rows = itertools.accumulate([length + 1] * longer + [length] * (rows - longer - 1))
+        after_stretches = set(ends_of_rows)
         history: list[AttemptEnd] = []
         now = 0.0
         for number in range(policy.limit + 1):
-            healthy = number > 0 and number % length == 0
-            now += policy.healthy_after if healthy else 0.0
-            ready_for = policy.healthy_after if healthy else None
+            ready_for = policy.healthy_after if number in after_stretches else None
+            now += ready_for or 0.0
             history.append(AttemptEnd(ended_at=now, ready_for=ready_for, success=False))
             decision = policy.decide(history, Midway())
             if isinstance(decision, GiveUp):
