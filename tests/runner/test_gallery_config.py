@@ -312,8 +312,8 @@ def test_a_directory_of_releases_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 def setup(path: Path, **options: object) -> GallerySetup:
-    environ = options.pop("environ", {})
-    return read_setup(path, environ, Plugins(), **options)  # type: ignore[arg-type]  # whatever the test says
+    options = {"environ": {}, "backends_dir": None, "require_integrity": False, **options}
+    return read_setup(path, plugins=Plugins(), **options)  # type: ignore[arg-type]  # whatever the test says
 
 
 def test_other_mistakes_in_the_file_keep_nobody_from_installing(tmp_path: Path) -> None:

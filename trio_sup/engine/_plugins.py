@@ -100,7 +100,6 @@ _HOOKS: Final[Mapping[Kind, tuple[str, type]]] = {
     "gallery source": ("trio_sup_gallery_sources", GallerySource),
 }
 _KNOWN_HOOKS: Final = tuple(name for name in vars(hookspecs) if name.startswith("trio_sup_"))
-KINDS: Final = tuple(_HOOKS)
 HOOK_OF: Final[Mapping[Kind, str]] = {kind: hook for kind, (hook, _) in _HOOKS.items()}
 
 

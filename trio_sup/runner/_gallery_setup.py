@@ -45,8 +45,8 @@ def read_setup(
     environ: Mapping[str, str],
     plugins: Plugins,
     *,
-    backends_dir: Path | None = None,
-    require_integrity: bool = False,
+    backends_dir: Path | None,
+    require_integrity: bool,
 ) -> GallerySetup:
     """Read `[galleries]` and `install_lock` of the file at *path*; whatever else is in it may be wrong.
 
