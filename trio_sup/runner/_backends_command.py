@@ -20,8 +20,8 @@ from ._gallery_session import reason, with_installer
 from ._gallery_setup import GallerySetup
 from ._release_changes import holders_of, repair
 from ._release_words import document
+from ._stderr import warn
 from ._table import table
-from ._warnings import warn
 
 _NOTHING = "-"
 BLOCK = 512

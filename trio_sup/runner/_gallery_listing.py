@@ -14,8 +14,8 @@ from ..gallery._installing import Installer
 from ._gallery_session import with_installer
 from ._gallery_setup import GallerySetup
 from ._offered import Offered, offered_by
+from ._stderr import warn
 from ._table import table
-from ._warnings import warn
 
 _NOTHING = "-"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .._releases import InstallPhase, InstallProgress
-from ._warnings import warn
+from ._stderr import say, warn
 
 LINES_APART = 1.0
 """Seconds between two lines about one phase, at least."""
@@ -91,7 +91,7 @@ class Lines:
         """See `Display.report`."""
         text = self._news.text(progress)
         if text is not None:
-            print(f"trio-sup: {text}", file=sys.stderr, flush=True)
+            say(text)
 
     def tick(self) -> None:
         """See `Display.tick`."""

@@ -17,8 +17,8 @@ from ._gallery_setup import GallerySetup
 from ._install_display import open_display
 from ._release_changes import Changes, repair
 from ._release_words import called, document
+from ._stderr import say, warn
 from ._table import table
-from ._warnings import warn
 
 _NOTHING = "-"
 NOTHING_NEWER = "nothing newer is known"
@@ -55,7 +55,7 @@ def upgrade_releases(setup: GallerySetup, names: Sequence[str], *, check: bool, 
         for name, error in unknown.items():
             if names:
                 changes.fail(name, error)
-                changes.say(reason(error))
+                say(reason(error))
             else:
                 warn(f"whether there is a newer {name} cannot be told: {reason(error)}")
         return 1 if failed or (names and unknown) else 0
@@ -95,7 +95,7 @@ async def _upgraded(upgrade: Upgrade, installer: Installer, changes: Changes) ->
     except BrokenPipeError:
         raise
     except (TrioSupError, OSError) as error:
-        changes.say(reason(error))
+        say(reason(error))
         return False
     return True
 
