@@ -14,8 +14,9 @@ from tests.runner.running import TRIO_SUP, environment
 from trio_sup import Choice, ConfigError, Galleries, Gallery, UnpackLimits
 from trio_sup.engine._plugins import Plugins
 from trio_sup.gallery._gallery import DEFAULT_GALLERY
-from trio_sup.runner._config import Config, read_config
+from trio_sup.runner._config import read_config
 from trio_sup.runner._gallery_setup import GallerySetup, read_setup
+from trio_sup.runner._settings import Config
 
 BACKEND = f"[backends.chat]\ncommand = [{sys.executable!r}]\n"
 RELEASE = '[backends.chat]\nrelease = "chat"\n'

@@ -9,7 +9,7 @@ from typing import Any
 from .._values import Choice
 from ..engine._loading import PluginProblem
 from ..engine._plugins import HOOK_OF, Plugins
-from ._config import Config
+from ._settings import Config
 from ._table import table
 
 _NOTHING = "-"
