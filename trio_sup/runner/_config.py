@@ -18,7 +18,7 @@ from .._releases import UnpackLimits
 from .._resolution import resolve
 from .._structuring import InvalidTable, below, structure
 from .._values import Liveness, LogSettings, Readiness
-from .._wording import did_you_mean
+from .._wording import did_you_mean, instead_of
 from ..engine._command import check
 from ..engine._loading import PluginProblem, names_of
 from ..engine._plugins import Kind, Plugins
@@ -138,8 +138,7 @@ class _Reader:
         """Complain about the keys at the top that mean nothing, and take them out."""
         known = sorted(known)
         for key in sorted(table.keys() - set(known)):
-            hint = did_you_mean(key, known) or f"known are {', '.join(known)}"
-            self.problems.append(f"{below('', key)}: unknown key; {hint}")
+            self.problems.append(f"{below('', key)}: unknown key; {instead_of(key, known)}")
             del table[key]
 
     def sections(self, tables: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, object]:
