@@ -18,9 +18,8 @@ from ._install_display import open_display
 from ._release_changes import Changes, repair
 from ._release_words import called, document
 from ._stderr import say, warn
-from ._table import table
+from ._table import NOTHING, table
 
-_NOTHING = "-"
 NOTHING_NEWER = "nothing newer is known"
 """Not that there is nothing: somebody may not have answered, and that is told besides."""
 
@@ -131,7 +130,7 @@ def _show(
     rows = [["NAME", "INSTALLED", "AVAILABLE", "WHY"]]
     for upgrade in newer:
         entry = _entry(upgrade)
-        rows.append([entry["name"], entry["installed"] or _NOTHING, entry["available"] or _NOTHING, upgrade.why])
+        rows.append([entry["name"], entry["installed"] or NOTHING, entry["available"] or NOTHING, upgrade.why])
     print("\n".join(table(rows)))
 
 
