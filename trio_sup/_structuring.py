@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 
 import attrs
 
-from ._wording import did_you_mean
+from ._wording import instead_of
 from .errors import InvalidValue, TrioSupError
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def below(path: str, key: str | int) -> str:
 
 
 def _near(key: str, known: Sequence[str]) -> str:
-    if near := did_you_mean(key, known):
-        return f"; {near}"
-    return f"; known are {', '.join(known)}" if known else "; none is known here"
+    return f"; {instead_of(key, known)}" if known else "; none is known here"
 
 
 def _keys(cls: type) -> list[str]:

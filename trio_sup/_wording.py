@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A question after the one of *known* that *name* was probably meant to be; None if it is like none of them."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else None
+
+
+def instead_of(name: str, known: Sequence[str]) -> str:
+    """What to try instead of *name*: the one of *known* that was probably meant, else all of them."""
+    return did_you_mean(name, known) or f"known are {', '.join(known)}"
 
 
 def said_by(error: BaseException) -> str:

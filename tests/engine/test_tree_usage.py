@@ -20,7 +20,8 @@ from tests.conftest import child_command
 from trio_sup import BackendSpec, ProcessKey
 from trio_sup._progress import Progress, Usage
 from trio_sup.engine import _tree_usage
-from trio_sup.engine._system import LinuxChild, LinuxSystem
+from trio_sup.engine._linux_child import LinuxChild
+from trio_sup.engine._linux_system import LinuxSystem
 from trio_sup.engine._tree_usage import exact_usage_of, usage_of
 from trio_sup.guard._proc import scan
 from trio_sup.strategies import Launch

@@ -20,9 +20,9 @@ import trio_sup
 from tests.conftest import child_command, next_of
 from tests.logs.test_log_file import contents
 from trio_sup import BackendSpec, LinesLost, LogLine, LogSettings, Readiness, events
-from trio_sup.engine import _system
+from trio_sup.engine._linux_child import LinuxChild
+from trio_sup.engine._linux_system import PUMPS_AT_A_TIME, LinuxSystem
 from trio_sup.engine._log_reader import LogFollower
-from trio_sup.engine._system import LinuxSystem
 from trio_sup.strategies import Launch
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
@@ -194,9 +194,9 @@ class Turns(trio.abc.Instrument):
 
 
 @asynccontextmanager
-async def flooding(system: LinuxSystem, count: int) -> AsyncIterator[list[_system.LinuxChild]]:
+async def flooding(system: LinuxSystem, count: int) -> AsyncIterator[list[LinuxChild]]:
     """So many processes that flood their stdout; ended when the block is left."""
-    children: list[_system.LinuxChild] = []
+    children: list[LinuxChild] = []
     try:
         for attempt in range(count):
             children.append(system.launch(launch_of("cat", "/dev/zero"), attempt))
@@ -224,7 +224,7 @@ async def test_however_many_flood_each_time_around_the_loop_only_so_much_is_read
                     nursery.cancel_scope.cancel()
             finally:
                 trio.lowlevel.remove_instrument(turns)
-    assert most == _system.PUMPS_AT_A_TIME
+    assert most == PUMPS_AT_A_TIME
 
 
 # ---- a full disk

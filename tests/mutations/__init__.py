@@ -91,7 +91,7 @@ MUTATIONS = (
     Mutation(
         promise="P1",
         what="a launch is registered with the guard before anything that can fail",
-        file="engine/_system.py",
+        file="engine/_linux_system.py",
         old="        self._guard.register(tree.pid, tree.started)\n",
         new="",
         tests=("tests/processes/test_launching.py",),
@@ -179,7 +179,7 @@ MUTATIONS = (
     Mutation(
         promise="P5",
         what="backends that flood their output are read in turns",
-        file="engine/_system.py",
+        file="engine/_linux_child.py",
         old="async with self._system.pump_turns:  # comes once around the loop at the earliest\n",
         new="async with trio.Semaphore(1):\n",
         tests=("tests/logs/test_real_logs.py",),

@@ -30,8 +30,9 @@ from tests.gallery.releases import write_release
 from tests.project.following import BLOCK, INSTALLS_ITSELF, Reader, blocks, commands
 from trio_sup import Gallery, Liveness, LogSettings, Readiness, UnpackLimits, events, strategies
 from trio_sup.engine._plugins import Kind, Plugins
-from trio_sup.runner._config import ConfiguredBackend, Group, Settings, interpret
+from trio_sup.runner._config import interpret
 from trio_sup.runner._gallery_config import GalleriesTable
+from trio_sup.runner._settings import ConfiguredBackend, Group, Settings
 from trio_sup.testing import contracts, plugin
 
 ROOT = Path(__file__).parent.parent.parent

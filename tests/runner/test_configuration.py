@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_sup import BackendSpec, Choice, ConfigError, Liveness, LogSettings, ProcessKey, Readiness
-from trio_sup.runner._config import Config, ConfiguredBackend, Settings, interpret, read_config
+from trio_sup.runner._config import interpret, read_config
+from trio_sup.runner._settings import Config, ConfiguredBackend, Settings
 
 PYTHON = f"[{sys.executable!r}]"
 

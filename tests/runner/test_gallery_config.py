@@ -14,8 +14,9 @@ from tests.runner.running import TRIO_SUP, environment
 from trio_sup import Choice, ConfigError, Galleries, Gallery, UnpackLimits
 from trio_sup.engine._plugins import Plugins
 from trio_sup.gallery._gallery import DEFAULT_GALLERY
-from trio_sup.runner._config import Config, read_config
+from trio_sup.runner._config import read_config
 from trio_sup.runner._gallery_setup import GallerySetup, read_setup
+from trio_sup.runner._settings import Config
 
 BACKEND = f"[backends.chat]\ncommand = [{sys.executable!r}]\n"
 RELEASE = '[backends.chat]\nrelease = "chat"\n'
@@ -312,8 +313,8 @@ def test_a_directory_of_releases_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 def setup(path: Path, **options: object) -> GallerySetup:
-    environ = options.pop("environ", {})
-    return read_setup(path, environ, Plugins(), **options)  # type: ignore[arg-type]  # whatever the test says
+    options = {"environ": {}, "backends_dir": None, "require_integrity": False, **options}
+    return read_setup(path, plugins=Plugins(), **options)  # type: ignore[arg-type]  # whatever the test says
 
 
 def test_other_mistakes_in_the_file_keep_nobody_from_installing(tmp_path: Path) -> None:

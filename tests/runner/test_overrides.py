@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from trio_sup import Choice, ConfigError, Liveness, LogSettings
-from trio_sup.runner._config import Config, interpret
+from trio_sup.runner._config import interpret
+from trio_sup.runner._settings import Config
 
 COMMAND = [sys.executable]
 

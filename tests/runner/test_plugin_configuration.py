@@ -11,7 +11,8 @@ import pytest
 
 from trio_sup import BackendSpec, ConfigError, InvalidValue, hookimpl
 from trio_sup.engine._plugins import LoadedPlugin, PluginError, Plugins
-from trio_sup.runner._config import Config, interpret
+from trio_sup.runner._config import interpret
+from trio_sup.runner._settings import Config
 from trio_sup.strategies import Launch
 
 

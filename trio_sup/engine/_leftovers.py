@@ -34,19 +34,19 @@ class Remains:
     survivors: tuple[Survivor, ...] = ()
 
 
-def end_leftovers(records: Collection[Record], *, namespace: int, timeout: float = _GIVEN) -> Remains:
+def end_leftovers(records: Collection[Record], *, namespace: int) -> Remains:
     """SIGKILL what is left of the trees in *records*, until several passes over /proc find nothing of them.
 
     What is ours is told by the marker, or by a leader whose start time is the recorded one: never by a number alone.
     This process and its ancestors are spared, even if they should be part of such a tree.
 
-    It blocks for as long as that takes, at most about *timeout* seconds; call it in a thread.
+    It blocks for as long as that takes, at most about `_GIVEN` seconds; call it in a thread.
 
     Args:
         records: Of supervisors that have ended since this machine was booted.
         namespace: That of this process; pids of another one mean nothing here, but the marker does.
     """
-    give_up_at = time.monotonic() + timeout
+    give_up_at = time.monotonic() + _GIVEN
     seen: dict[tuple[int, int], Leftover] = {}
     left: list[Process] = []
     refused: set[tuple[int, int]] = set()

@@ -82,7 +82,7 @@ class Logs:
         files: Where to write it to as well.
     """
 
-    def __init__(self, files: LogFiles | None = None) -> None:
+    def __init__(self, files: LogFiles | None) -> None:
         self._files = files
         self._kept: dict[ProcessKey, _KeyLog] = {}
         self._resting: OrderedDict[ProcessKey, None] = OrderedDict()

@@ -36,6 +36,7 @@ from ._groups import Groups
 from ._launching import Launching
 from ._leasing import Leasing
 from ._lifecycle import Lifecycle
+from ._linux_system import LinuxSystem
 from ._log_files import LogFiles
 from ._logs import Logs
 from ._moves import Moves
@@ -56,7 +57,7 @@ from ._slot import Slot
 from ._slots import SlotTable
 from ._stopping import Stopping
 from ._supervisor import Supervisor
-from ._system import LinuxSystem, System
+from ._system import System
 from ._warming import WarmingUp
 from ._wishes import Wishes
 

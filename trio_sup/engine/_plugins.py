@@ -15,7 +15,7 @@ import pluggy
 from .. import hookspecs
 from .._structuring import InvalidTable, problems_of, structure
 from .._values import Choice
-from .._wording import did_you_mean
+from .._wording import instead_of
 from ..errors import InvalidOptions, InvalidValue, TrioSupError, UnknownStrategy
 from ..strategies import (
     GallerySource,
@@ -100,7 +100,6 @@ _HOOKS: Final[Mapping[Kind, tuple[str, type]]] = {
     "gallery source": ("trio_sup_gallery_sources", GallerySource),
 }
 _KNOWN_HOOKS: Final = tuple(name for name in vars(hookspecs) if name.startswith("trio_sup_"))
-KINDS: Final = tuple(_HOOKS)
 HOOK_OF: Final[Mapping[Kind, str]] = {kind: hook for kind, (hook, _) in _HOOKS.items()}
 
 
@@ -387,8 +386,7 @@ def _misspelt(manager: pluggy.PluginManager, plugin: object) -> str | None:
     unknown = [caller.name for caller in manager.get_hookcallers(plugin) or () if not caller.has_spec()]
     if not unknown:
         return None
-    hint = did_you_mean(unknown[0], _KNOWN_HOOKS) or f"known are {', '.join(_KNOWN_HOOKS)}"
-    return f"there is no hook {unknown[0]!r}; {hint}"
+    return f"there is no hook {unknown[0]!r}; {instead_of(unknown[0], _KNOWN_HOOKS)}"
 
 
 def _ask(manager: _Manager, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> tuple[str, Any]:

@@ -9,10 +9,8 @@ import trio
 
 from .._values import BackendSpec, ProcessKey
 from ..errors import CallFailed
-from ..protocol import backend_pb2
+from ..protocol import FREE, backend_pb2
 from ._slot import Attempt, Slot
-
-_FREE = "/backend.Backend/Free"
 
 
 @attrs.frozen
@@ -33,8 +31,8 @@ class Target:
         # Only a process that was proven to be ours and to speak gRPC is called: whoever else sits on the port,
         # or a backend that is not a gRPC server, is left alone.
         if not self._attempt.speaks_grpc or self._attempt.channel is None:
-            raise CallFailed(_FREE, "UNAVAILABLE", "it has not answered gRPC in this attempt")
-        await self._attempt.channel.unary_unary(_FREE, backend_pb2.HealthMessage(), backend_pb2.Result)
+            raise CallFailed(FREE, "UNAVAILABLE", "it has not answered gRPC in this attempt")
+        await self._attempt.channel.unary_unary(FREE, backend_pb2.HealthMessage(), backend_pb2.Result)
 
     def signal(self, number: signal.Signals | None = None) -> None:
         assert self._attempt.child is not None

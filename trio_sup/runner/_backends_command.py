@@ -20,10 +20,9 @@ from ._gallery_session import reason, with_installer
 from ._gallery_setup import GallerySetup
 from ._release_changes import holders_of, repair
 from ._release_words import document
-from ._table import table
-from ._warnings import warn
+from ._stderr import warn
+from ._table import NOTHING, table
 
-_NOTHING = "-"
 BLOCK = 512
 """Bytes of the blocks that the system counts in. Source: stat(2)."""
 
@@ -85,11 +84,11 @@ class _Installed:
         return (
             release.name,
             f"{release.kind} of {release.concrete}" if stands_for and release.concrete else release.kind,
-            metadata.version or _NOTHING,
-            "this machine" if release.system else without_secrets(address) if address else _NOTHING,
+            metadata.version or NOTHING,
+            "this machine" if release.system else without_secrets(address) if address else NOTHING,
             # The files are those of the one that it stands for.
-            bytes_in_words(self.size_bytes) if self.size_bytes is not None and not stands_for else _NOTHING,
-            ", ".join(self.users) or _NOTHING,
+            bytes_in_words(self.size_bytes) if self.size_bytes is not None and not stands_for else NOTHING,
+            ", ".join(self.users) or NOTHING,
         )
 
 

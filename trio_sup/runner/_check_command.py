@@ -20,9 +20,9 @@ from ..engine._command import RUN_SCRIPT
 from ..engine._gallery_parts import detected
 from ..engine._plugins import Plugins
 from ..errors import ConfigError
-from ._config import Config, ConfiguredBackend
 from ._gallery_config import find_release
 from ._release_words import called
+from ._settings import Config, ConfiguredBackend
 
 _STORIES: Mapping[str, Mapping[str, Any]] = {
     "failed starts": {"ready_for": None},

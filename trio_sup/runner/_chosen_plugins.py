@@ -8,7 +8,7 @@ from ..engine._loading import PluginProblem, load_plugins
 from ..engine._plugins import PluginError, Plugins
 from ..errors import ConfigError
 from ._config import TOP_LEVEL
-from ._warnings import warn
+from ._stderr import warn
 
 _NOT = "no:"
 

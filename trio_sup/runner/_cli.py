@@ -17,7 +17,7 @@ from ._default_config import DEFAULT_CONFIG
 from ._gallery_cli import COMMANDS, add_gallery_commands
 from ._leaves import leaves
 from ._option_types import ConfigFile, Flag, PluginOption
-from ._warnings import warn
+from ._stderr import say, warn
 
 _OWN = frozenset({"run", "check", "why", "demo", "plugins"}) | COMMANDS
 _UNWRITABLE = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO})
@@ -44,7 +44,7 @@ def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
         return status if isinstance(status, int) else 0
     except CycloptsError as error:
         command = " ".join(["trio-sup", *(error.command_chain or ())])
-        _complain(f"{error}\nSee `{command} --help`.")
+        say(f"{error}\nSee `{command} --help`.")
         return 2
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
         reasons = tuple(leaves(error))
@@ -56,7 +56,7 @@ def command_line(arguments: list[str], guard_pid: int | None = None) -> int:
         if any(map(_is_unwritable, reasons)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python must not stumble over it again when it flushes
         if said := [complaint for complaint in complaints if complaint]:
-            _complain("\n".join(said))
+            say("\n".join(said))
         return 2 if all(isinstance(reason, ConfigError) for reason in reasons) else 1
 
 
@@ -83,10 +83,6 @@ def _is_somewhere() -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _complain(text: str) -> None:
-    print(f"trio-sup: {text}", file=sys.stderr)
 
 
 def _with_plugin_commands(app: App, arguments: list[str]) -> object:
@@ -250,7 +246,7 @@ def _app(guard_pid: int | None) -> App:
                 read = read_config(config, os.environ, chosen.plugins, chosen.problems)
             except ConfigError as error:
                 unusable = True
-                _complain(f"what is in use cannot be told\n{error}")
+                say(f"what is in use cannot be told\n{error}")
         show_plugins(chosen.plugins, problems, read, as_json=json)
         return 1 if problems or unusable else 0
 

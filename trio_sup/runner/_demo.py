@@ -22,6 +22,7 @@ from ..protocol import backend_pb2 as pb
 from ._leaves import leaves
 from ._leftovers import left_of, supervisor_of
 from ._signals import Signals
+from ._stderr import say
 
 MODEL = "demo"
 REPLICAS = 2
@@ -60,7 +61,7 @@ def run_demo(*, as_json: bool) -> int:
     if as_json:
         _print(json.dumps(demo.document()))
     elif demo.error is not None:
-        print(f"trio-sup: {demo.error}", file=sys.stderr)
+        say(demo.error)
     if demo.interrupted_by is not None:
         return 128 + demo.interrupted_by
     return 0 if demo.ok else 1

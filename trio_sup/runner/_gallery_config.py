@@ -39,21 +39,18 @@ class GalleriesTable:
     sources: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
 
-def read_table(
-    table: object, folder: Path, environ: Mapping[str, str], *, path: str = "galleries"
-) -> tuple[Galleries | None, Sequence[str]]:
+def read_table(table: object, folder: Path, environ: Mapping[str, str]) -> tuple[Galleries | None, Sequence[str]]:
     """Make of `[galleries]` what is right in it, and say what is not; None if nothing can be made of it.
 
     Args:
         folder: What relative paths are relative to.
-        path: Where the table stands.
     """
     if not isinstance(table, Mapping):
-        return None, [f"{path}: expected a table"]
-    said, problems = structure_what_is_right(GalleriesTable, table, path)
+        return None, ["galleries: expected a table"]
+    said, problems = structure_what_is_right(GalleriesTable, table, "galleries")
     if said is None:
         return None, problems
-    reading = _Reading(folder, environ, path, list(problems))
+    reading = _Reading(folder, environ, list(problems))
     fields = {
         field.name: value
         for field in attrs.fields(GalleriesTable)
@@ -65,9 +62,9 @@ def read_table(
     index = reading.index(said)
     if index is not None:
         fields["index"] = index
-    galleries, more = structure_what_is_right(Galleries, fields, path)
+    galleries, more = structure_what_is_right(Galleries, fields, "galleries")
     # What stands somewhere else is not to be looked for in the table.
-    written = [re.sub(rf"^{re.escape(path)}\.index:", f"{reading.index_from}:", problem) for problem in more]
+    written = [re.sub(r"^galleries\.index:", f"{reading.index_from}:", problem) for problem in more]
     return galleries, [*reading.problems, *written]
 
 
@@ -99,19 +96,15 @@ def find_release(galleries: Galleries, name: str, capability: str = "default") -
 class _Reading:
     folder: Path
     environ: Mapping[str, str]
-    path: str
     problems: list[str]
-    index_from: str = ""
-
-    def __attrs_post_init__(self) -> None:
-        self.index_from = f"{self.path}.index"
+    index_from: str = "galleries.index"
 
     def directory(self, key: str, given: Path | None) -> Path | None:
         """*given* without its ``~``, in the folder of the file."""
         try:
             return given and self.folder / given.expanduser()
         except RuntimeError as error:
-            self.problems.append(f"{self.path}.{key}: {error} (got {str(given)!r})")
+            self.problems.append(f"galleries.{key}: {error} (got {str(given)!r})")
             return None
 
     def usual_directory(self) -> Path:
@@ -123,16 +116,16 @@ class _Reading:
         try:
             home = home if home.is_absolute() else Path("~/.local/share").expanduser()
         except RuntimeError:
-            self.problems.append(f"{self.path}.backends_dir: give one, since there is no home directory")
+            self.problems.append("galleries.backends_dir: give one, since there is no home directory")
         return home / "trio-sup" / "backends"
 
     def index(self, said: GalleriesTable) -> Sequence[Gallery] | None:
         """The galleries that are meant; None for the usual ones."""
         if said.index_json is not None:
             if said.index is not None:
-                self.problems.append(f"{self.path}.index_json: there is an index already; give only one of them")
+                self.problems.append("galleries.index_json: there is an index already; give only one of them")
                 return said.index
-            self.index_from = f"{self.path}.index_json"
+            self.index_from = "galleries.index_json"
             return self._listed(self._json(said.index_json))
         if said.index is not None:
             return said.index
@@ -148,9 +141,9 @@ class _Reading:
         try:
             return (self.folder / text).read_text(encoding="utf-8")
         except OSError as error:
-            self.problems.append(f"{self.path}.index_json: {text!r} cannot be read: {error.strerror}")
+            self.problems.append(f"galleries.index_json: {text!r} cannot be read: {error.strerror}")
         except ValueError:
-            self.problems.append(f"{self.path}.index_json: {text!r} is not UTF-8 text")
+            self.problems.append(f"galleries.index_json: {text!r} is not UTF-8 text")
         return ""
 
     def _listed(self, text: str) -> Sequence[Gallery]:

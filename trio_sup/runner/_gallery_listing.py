@@ -14,10 +14,8 @@ from ..gallery._installing import Installer
 from ._gallery_session import with_installer
 from ._gallery_setup import GallerySetup
 from ._offered import Offered, offered_by
-from ._table import table
-from ._warnings import warn
-
-_NOTHING = "-"
+from ._stderr import warn
+from ._table import NOTHING, table
 
 
 def list_backends(
@@ -85,12 +83,12 @@ def _rows(offered: Sequence[Offered], *, several: bool) -> Iterator[list[str]]:
     for each in offered:
         entry = each.entry
         lines = entry.description.strip().splitlines()
-        build = each.build or (_NOTHING if each.fits else "for other machines")
+        build = each.build or (NOTHING if each.fits else "for other machines")
         yield [
             entry.name,
             *([entry.gallery.name] if several else []),
             build,
-            each.version or _NOTHING,
+            each.version or NOTHING,
             _installed(each),
             lines[0].strip() if lines else "",
         ]
@@ -98,7 +96,7 @@ def _rows(offered: Sequence[Offered], *, several: bool) -> Iterator[list[str]]:
 
 def _installed(offered: Offered) -> str:
     if offered.release is None:
-        return _NOTHING
+        return NOTHING
     return offered.release.metadata.version or "yes"
 
 

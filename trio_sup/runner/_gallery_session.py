@@ -11,12 +11,12 @@ import attrs
 import trio
 
 from ..engine._gallery_parts import detected, lock_choice, make_installer
-from ..errors import InvalidValue, TrioSupError
+from ..errors import InvalidValue
 from ..gallery._installing import Installer
 from ._gallery_setup import GallerySetup
 from ._logging import shown_log
 from ._signals import Signals, end_signals
-from ._warnings import warn
+from ._stderr import say, warn
 
 TICK = 0.5
 """Seconds between two looks of a display at whether anything happens."""
@@ -78,11 +78,13 @@ async def _work(setup: GallerySetup, work: Work, tick: Callable[[], None], sessi
             try:
                 session.status = await work(await _installer(setup))
             except InvalidValue as error:
-                session.status = _complain(error, 2)
+                say(reason(error))
+                session.status = 2
             except BrokenPipeError:
                 raise
             except OSError as error:
-                session.status = _complain(error, 1)
+                say(reason(error))
+                session.status = 1
         nursery.cancel_scope.cancel(reason="the work is done")
 
 
@@ -95,11 +97,6 @@ async def _call_often(tick: Callable[[], None]) -> None:
     while True:
         await trio.sleep(TICK)
         tick()
-
-
-def _complain(error: TrioSupError | OSError, status: int) -> int:
-    print(f"trio-sup: {reason(error)}", file=sys.stderr)
-    return status
 
 
 def reason(error: BaseException) -> str:

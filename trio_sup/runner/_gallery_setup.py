@@ -12,12 +12,13 @@ from .._releases import UnpackLimits
 from ..engine._plugins import Plugins
 from ..errors import ConfigError
 from ..gallery._settings import Galleries
-from ._config import Settings, load_table
+from ._config import load_table
 from ._default_config import DEFAULT_CONFIG
 from ._gallery_config import GalleriesTable, read_table, strategies_of
 from ._made_strategy import make_or_explain
 from ._overrides import PREFIX, apply_overrides
 from ._salvage import structure_what_is_right
+from ._settings import Settings
 
 _KNOWN: Mapping[tuple[str, ...], type] = {
     (): Settings,
@@ -45,8 +46,8 @@ def read_setup(
     environ: Mapping[str, str],
     plugins: Plugins,
     *,
-    backends_dir: Path | None = None,
-    require_integrity: bool = False,
+    backends_dir: Path | None,
+    require_integrity: bool,
 ) -> GallerySetup:
     """Read `[galleries]` and `install_lock` of the file at *path*; whatever else is in it may be wrong.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .._releases import InstallPhase, InstallProgress
-from ._warnings import warn
+from ._stderr import say, warn
 
 LINES_APART = 1.0
 """Seconds between two lines about one phase, at least."""
@@ -91,7 +91,7 @@ class Lines:
         """See `Display.report`."""
         text = self._news.text(progress)
         if text is not None:
-            print(f"trio-sup: {text}", file=sys.stderr, flush=True)
+            say(text)
 
     def tick(self) -> None:
         """See `Display.tick`."""
@@ -107,14 +107,13 @@ class Lines:
 class JsonLines:
     """One JSON object for each phase on stdout, and then several a second."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._shown: InstallProgress | None = None
         self._shown_at = 0.0
 
     def report(self, progress: InstallProgress) -> None:
         """See `Display.report`."""
-        shown, now = self._shown, self._clock()
+        shown, now = self._shown, time.monotonic()
         same = shown is not None and (shown.backend, shown.phase, shown.detail) == (
             progress.backend,
             progress.phase,

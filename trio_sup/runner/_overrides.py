@@ -14,9 +14,11 @@ import attrs
 
 from .._structuring import below
 from .._values import Choice
+from ..engine._loading import NO_AUTOLOAD
+from ..guard._proc import MARKER
 
 PREFIX = "TRIO_SUP_"
-NOT_SETTINGS = frozenset({"TRIO_SUP_TREE", "TRIO_SUP_DISABLE_PLUGIN_AUTOLOAD"})
+NOT_SETTINGS = frozenset({MARKER, NO_AUTOLOAD})
 
 _MORE: Mapping[tuple[str, ...], str] = {(): ", backends__NAME__…"}
 _STRATEGY = ("ports", "install_lock", "stop_policy", "restart_policy", "probe")

@@ -9,10 +9,8 @@ from typing import Any
 from .._values import Choice
 from ..engine._loading import PluginProblem
 from ..engine._plugins import HOOK_OF, Plugins
-from ._config import Config
-from ._table import table
-
-_NOTHING = "-"
+from ._settings import Config
+from ._table import NOTHING, table
 
 
 def show_plugins(plugins: Plugins, problems: Sequence[PluginProblem], config: Config | None, *, as_json: bool) -> None:
@@ -59,8 +57,8 @@ def _in_use(offers: Mapping[str, Sequence[str]], config: Config) -> dict[str, li
 def _rows(entries: Iterable[Mapping[str, Any]], with_use: bool) -> list[list[str]]:
     rows = [["PLUGIN", "FROM", "HOOK", "OFFERS", *(["IN USE"] if with_use else [])]]
     for entry in entries:
-        who = [entry["name"], " ".join(filter(None, (entry["distribution"], entry["version"]))) or _NOTHING]
-        for hook in entry["hooks"] or [_NOTHING]:
+        who = [entry["name"], " ".join(filter(None, (entry["distribution"], entry["version"]))) or NOTHING]
+        for hook in entry["hooks"] or [NOTHING]:
             row = [*who, hook.removeprefix("trio_sup_"), _listed(entry["offers"], hook)]
             rows.append([*row, _listed(entry["in_use"], hook)] if with_use else row)
             who = ["", ""]
@@ -68,4 +66,4 @@ def _rows(entries: Iterable[Mapping[str, Any]], with_use: bool) -> list[list[str
 
 
 def _listed(names: Mapping[str, Sequence[str]], hook: str) -> str:
-    return ", ".join(names.get(hook, ())) or _NOTHING
+    return ", ".join(names.get(hook, ())) or NOTHING

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from ..gallery._staged import Staged
 from ._gallery_session import reason
 from ._install_display import Display
 from ._release_words import called, document
+from ._stderr import say
 
 
 @attrs.define
@@ -53,7 +53,7 @@ class Changes:
             if self._downloaded:
                 told += "; what was downloaded is kept for the next try"
             self._put_error(what, "Cancelled", told)
-            self.say(told)
+            say(told)
             raise
         except (TrioSupError, OSError) as error:
             self.display.close()
@@ -88,7 +88,7 @@ class Changes:
         anew = f", in place of {called(replaced)}" if replaced is not None else ""
         self._tell(release, f"{called(release)} is installed{anew}: {release.directory}", replaced, holders)
         for holder in holders:
-            self.say(f"{release.name} keeps running from the old release in {holder} until it is restarted there")
+            say(f"{release.name} keeps running from the old release in {holder} until it is restarted there")
 
     def _tell(
         self,
@@ -125,11 +125,6 @@ class Changes:
         """Write a line for programs."""
         print(json.dumps(line), flush=True)
 
-    @staticmethod
-    def say(text: str) -> None:
-        """Tell people something that is no result."""
-        print(f"trio-sup: {text}", file=sys.stderr)
-
 
 def holders_of(installer: Installer, release: Release | None) -> Sequence[str]:
     """Who runs something from the files of *release*, for people."""
@@ -141,4 +136,4 @@ def holders_of(installer: Installer, release: Release | None) -> Sequence[str]:
 async def repair(installer: Installer) -> None:
     """Bring in order what an earlier process has left half done, and say so on stderr."""
     for done in await installer.repair():
-        Changes.say(done)
+        say(done)

@@ -26,12 +26,12 @@ from ..events import (
     InstallProgressed,
 )
 from ._closing_report import closing_report
-from ._config import Config
 from ._descriptors import raise_limit
 from ._event_lines import for_people, for_programs, stamped
 from ._install_display import InstallNews
 from ._lines import EndOf, Json, Line, Prefixed, Renderer
 from ._logging import shown_log
+from ._settings import Config
 from ._signals import Signals, end_signals
 from ._state_directory import default_state_dir, locked
 from ._writer import OWN, Writer

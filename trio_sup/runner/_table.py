@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+NOTHING = "-"
+"""Stands in a cell that has nothing to say."""
+
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of *rows*, which are equally long, with their columns below one another."""

@@ -17,10 +17,9 @@ from ._gallery_setup import GallerySetup
 from ._install_display import open_display
 from ._release_changes import Changes, repair
 from ._release_words import called, document
-from ._table import table
-from ._warnings import warn
+from ._stderr import say, warn
+from ._table import NOTHING, table
 
-_NOTHING = "-"
 NOTHING_NEWER = "nothing newer is known"
 """Not that there is nothing: somebody may not have answered, and that is told besides."""
 
@@ -55,7 +54,7 @@ def upgrade_releases(setup: GallerySetup, names: Sequence[str], *, check: bool, 
         for name, error in unknown.items():
             if names:
                 changes.fail(name, error)
-                changes.say(reason(error))
+                say(reason(error))
             else:
                 warn(f"whether there is a newer {name} cannot be told: {reason(error)}")
         return 1 if failed or (names and unknown) else 0
@@ -95,7 +94,7 @@ async def _upgraded(upgrade: Upgrade, installer: Installer, changes: Changes) ->
     except BrokenPipeError:
         raise
     except (TrioSupError, OSError) as error:
-        changes.say(reason(error))
+        say(reason(error))
         return False
     return True
 
@@ -131,7 +130,7 @@ def _show(
     rows = [["NAME", "INSTALLED", "AVAILABLE", "WHY"]]
     for upgrade in newer:
         entry = _entry(upgrade)
-        rows.append([entry["name"], entry["installed"] or _NOTHING, entry["available"] or _NOTHING, upgrade.why])
+        rows.append([entry["name"], entry["installed"] or NOTHING, entry["available"] or NOTHING, upgrade.why])
     print("\n".join(table(rows)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from .._values import ProcessKey
 from .._wording import counted, did_you_mean
 from ..errors import ConfigError
 from ._state_directory import default_state_dir
+from ._stderr import say, warn
 
 _VARIABLE = "TRIO_SUP_STATE_DIR"
 
@@ -41,11 +41,11 @@ def why(
     directory = state_dir or _state_dir_of(config, environ)
     found = read_all(exits_in(directory))
     for problem in found.problems:
-        print(f"trio-sup: warning: {problem}", file=sys.stderr)
+        warn(str(problem))
     known = sorted(key for key, reports in found.reports.items() if reports)
     keys = [key for key in known if str(key) == identifier] or [key for key in known if key.model == identifier]
     if not keys:
-        print(f"trio-sup: {_nothing(identifier, known, directory)}", file=sys.stderr)
+        say(_nothing(identifier, known, directory))
         return 1
     reports = [report for key in keys for report in found.reports[key][0 if every else -1 :]]
     if as_json:

@@ -40,9 +40,7 @@ class Credentials:
     registry_token: str = attrs.field(default="", repr=False)
 
 
-async def credentials_for(
-    reference: Reference, environment: Mapping[str, str] | None = None, *, home: Path | None = None
-) -> Credentials | None:
+async def credentials_for(reference: Reference) -> Credentials | None:
     """Look for credentials for the repository of *reference*; None if there are none.
 
     Looked at are, until one has some: the file that ``$REGISTRY_AUTH_FILE`` names, Docker's ``config.json`` (in
@@ -54,8 +52,7 @@ async def credentials_for(
 
     Cancellation: ends a helper program that runs.
     """
-    environment = os.environ if environment is None else environment
-    for path in _files(environment, home or _home()):
+    for path in _files(os.environ, _home()):
         if (table := _read(path)) is not None and (found := await _credentials_in(table, path, reference)) is not None:
             return found
     return None

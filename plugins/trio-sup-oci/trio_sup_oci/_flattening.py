@@ -8,7 +8,7 @@ from typing import BinaryIO
 import trio
 
 from trio_sup.gallery import Unpacker
-from trio_sup.strategies import Fetch, InstallPhase
+from trio_sup.strategies import Fetch, InstallPhase, UnpackLimits
 
 
 async def flatten(fetch: Fetch, layers: Sequence[Callable[[], BinaryIO]], total: int) -> None:
@@ -38,3 +38,9 @@ async def flatten(fetch: Fetch, layers: Sequence[Callable[[], BinaryIO]], total:
     report(0)
     # A limiter of its own: threads that wait for something else must not hold it up.
     await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+
+
+def most_packed_bytes(limits: UnpackLimits) -> int:
+    """How many bytes layers may have that are to be unpacked within *limits*."""
+    # What is compressed is hardly larger than what it unpacks to; what claims to be would only fill the disk.
+    return 2 * limits.max_bytes + 2**20

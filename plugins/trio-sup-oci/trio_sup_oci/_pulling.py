@@ -19,7 +19,7 @@ from trio_sup.strategies import Fetch, Fetched, InstallPhase
 from ._authorization import Authorization
 from ._choosing import Chosen, choose_image
 from ._documents import Descriptor
-from ._flattening import flatten
+from ._flattening import flatten, most_packed_bytes
 from ._hashing import digest_of_file
 from ._http import Tries
 from ._layers import download_layers
@@ -125,8 +125,7 @@ def _check_digest(fetch: Fetch, chosen: Chosen) -> None:
 
 def _total(fetch: Fetch, layers: Collection[Descriptor]) -> int:
     total = sum(layer.size for layer in layers)
-    # What is compressed is hardly larger than what it unpacks to; what claims to be would only fill the disk.
-    if total > 2 * fetch.limits.max_bytes + 2**20:
+    if total > most_packed_bytes(fetch.limits):
         raise ArchiveTooLarge(
             fetch.uri, f"its layers have {total} bytes, and may unpack to {fetch.limits.max_bytes} (max_bytes)"
         )

@@ -19,7 +19,7 @@ from ._boxes import Box, Folder, TarFile, gather, state_of
 from ._decompressing import DAMAGED, decompressed, is_compressed
 from ._errors import UnusableImage
 from ._file_address import FileAddress, parse_address
-from ._flattening import flatten
+from ._flattening import flatten, most_packed_bytes
 from ._hashing import chunks_of, digest_of_file
 from ._image_file import INDEXES, Part, digest_in, find_image
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 async def digest_now(source: ImageFiles, uri: str) -> str:
     """The digest of the image in the file now."""
     address = parse_address(uri)
-    limit = _most_bytes(UnpackLimits())
+    limit = most_packed_bytes(UnpackLimits())
 
     def work() -> str:
         with _reading(uri):
@@ -57,7 +57,7 @@ async def unbox(source: ImageFiles, fetch: Fetch) -> Fetched:
             pin = f"sha256:{fetch.sha256}"
         image = await find_image(box, source.platform, pin, fetch.uri)
         total = sum(part.size for part in image.parts)
-        if total > _most_bytes(fetch.limits):
+        if total > most_packed_bytes(fetch.limits):
             raise _too_large(fetch, total)
         await _in_thread(functools.partial(_verify, box, image.parts, total, fetch))
         await flatten(fetch, [functools.partial(box.open, part.name) for part in image.parts], total)
@@ -120,7 +120,7 @@ def _check_whole(file: BinaryIO, fetch: Fetch) -> None:
 
 
 def _decompress(file: BinaryIO, to: BinaryIO, fetch: Fetch) -> None:
-    written, most = 0, _most_bytes(fetch.limits)
+    written, most = 0, most_packed_bytes(fetch.limits)
     with _damage_is_clear(fetch.uri):
         for chunk in chunks_of(decompressed(file)):
             written += to.write(chunk)
@@ -146,7 +146,7 @@ def _verify(box: Box, parts: Sequence[Part], total: int, fetch: Fetch) -> None:
 
 
 def _bound(fetch: Fetch, done: int) -> None:
-    if done > _most_bytes(fetch.limits):
+    if done > most_packed_bytes(fetch.limits):
         raise _too_large(fetch, done)
 
 
@@ -160,11 +160,6 @@ def _damage_is_clear(what: str) -> Iterator[None]:
         yield
     except DAMAGED as error:
         raise UnusableImage(what, f"it is damaged: {error}") from error
-
-
-def _most_bytes(limits: UnpackLimits) -> int:
-    # What is compressed is hardly larger than what it unpacks to; what claims to be would only fill the disk.
-    return 2 * limits.max_bytes + 2**20
 
 
 def _changed(fetch: Fetch) -> UnusableImage:
