@@ -664,6 +664,24 @@ async def test_a_slow_observer_is_told_what_it_lost(autojump_clock: MockClock) -
     assert seen[0].count + len(seen) - 1 == seen[-1].sequence
 
 
+async def test_observers_that_share_a_stream_see_each_event_once_and_its_end(autojump_clock: MockClock) -> None:
+    seen: list[events.Event] = []
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery, supervised() as (sup, _):
+            stream = sup.events()
+
+            async def observe() -> None:
+                async for event in stream:
+                    seen.append(event)
+
+            for _ in range(2):
+                nursery.start_soon(observe)
+            await wait_all_tasks_blocked()
+            await sup.start(SPEC)
+    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
+    assert isinstance(seen[-1], events.BackendGone)
+
+
 @pytest.mark.parametrize("model", ["", "  ", "a\nb"])
 async def test_a_bad_key_changes_nothing(autojump_clock: MockClock, model: str) -> None:
     async with supervised() as (sup, _):
