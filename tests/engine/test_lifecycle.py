@@ -696,6 +696,20 @@ async def test_a_bad_key_changes_nothing(autojump_clock: MockClock, model: str) 
     assert [event async for event in stream] == []
 
 
+async def test_a_snapshot_in_the_place_of_its_key_is_refused(autojump_clock: MockClock) -> None:
+    async with supervised() as (sup, _):
+        backend: Any = await sup.start(SPEC)
+        with pytest.raises(trio_sup.InvalidValue, match="expected a process key"):
+            await sup.stop(backend)
+        with pytest.raises(trio_sup.InvalidValue, match="expected a process key"):
+            await sup.undefine(backend)
+        with pytest.raises(trio_sup.InvalidValue, match="expected a process key"):
+            async with sup.use(backend):
+                pass
+        with pytest.raises(trio_sup.InvalidValue, match="expected a process key"):
+            sup.is_running(backend)
+
+
 async def test_calls_from_a_task_older_than_the_supervisor(autojump_clock: MockClock) -> None:
     send, receive = trio.open_memory_channel[trio_sup.Supervisor](0)
     done = trio.Event()

@@ -110,9 +110,8 @@ class SlotTable:
         """Wake those who wait for a change of *slot*."""
         self.changes.happened(str(slot.key), slot.key.model, *slot.spec.names())
 
-    def resolve(self, identifier: ProcessKey | str) -> tuple[ProcessKey, ...]:
+    def resolve(self, identifier: str) -> tuple[ProcessKey, ...]:
         """The keys of slots that *identifier* means."""
-        identifier = str(identifier)
         found = self._meanings.get(identifier)
         if found is None:
             found = resolve(identifier, ((slot.key, slot.spec) for slot in self))
