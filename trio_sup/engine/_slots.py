@@ -130,6 +130,11 @@ class SlotTable:
 
     def unknown(self, identifier: str) -> UnknownBackend:
         """An error that says which names would be known."""
-        names = {name for key, spec in self.defined.items() for name in (key.model, *spec.names())}
+        names = {name for key, spec in self.defined.items() for name in (_called(key), *spec.names())}
         known = sorted(names) if len(names) <= 20 else difflib.get_close_matches(identifier, sorted(names), n=20)
         return UnknownBackend(identifier, known)
+
+
+def _called(key: ProcessKey) -> str:
+    """The shortest name that means *key*."""
+    return str(key) if "#" in key.model else key.model
