@@ -463,6 +463,17 @@ class BackendSpec:
         return tuple(differing if same_backend else ["name", *differing])
 
 
+def to_identifier(value: ProcessKey | str) -> str:
+    """The text that says which backends are meant.
+
+    Raises:
+        InvalidValue: It is neither text nor a key, a `Backend` for example: as text that would mean nothing.
+    """
+    if not isinstance(value, (ProcessKey, str)):
+        raise InvalidValue(value, "expected a process key, a model, or the name of a backend")
+    return str(value)
+
+
 def to_key(value: ProcessKey | str) -> ProcessKey:
     """A process key, or the text of one.
 

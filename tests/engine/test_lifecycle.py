@@ -664,6 +664,24 @@ async def test_a_slow_observer_is_told_what_it_lost(autojump_clock: MockClock) -
     assert seen[0].count + len(seen) - 1 == seen[-1].sequence
 
 
+async def test_observers_that_share_a_stream_see_each_event_once_and_its_end(autojump_clock: MockClock) -> None:
+    seen: list[events.Event] = []
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery, supervised() as (sup, _):
+            stream = sup.events()
+
+            async def observe() -> None:
+                async for event in stream:
+                    seen.append(event)
+
+            for _ in range(2):
+                nursery.start_soon(observe)
+            await wait_all_tasks_blocked()
+            await sup.start(SPEC)
+    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
+    assert isinstance(seen[-1], events.BackendGone)
+
+
 @pytest.mark.parametrize("model", ["", "  ", "a\nb"])
 async def test_a_bad_key_changes_nothing(autojump_clock: MockClock, model: str) -> None:
     async with supervised() as (sup, _):
@@ -676,6 +694,20 @@ async def test_a_bad_key_changes_nothing(autojump_clock: MockClock, model: str) 
             sup.get_address("no-replica")
         assert sup.backends == ()
     assert [event async for event in stream] == []
+
+
+async def test_a_snapshot_in_the_place_of_its_key_is_refused(autojump_clock: MockClock) -> None:
+    async with supervised() as (sup, _):
+        backend: Any = await sup.start(SPEC)
+        with pytest.raises(trio_sup.InvalidValue, match="expected a process key"):
+            await sup.stop(backend)
+        with pytest.raises(trio_sup.InvalidValue, match="expected a process key"):
+            await sup.undefine(backend)
+        with pytest.raises(trio_sup.InvalidValue, match="expected a process key"):
+            async with sup.use(backend):
+                pass
+        with pytest.raises(trio_sup.InvalidValue, match="expected a process key"):
+            sup.is_running(backend)
 
 
 async def test_calls_from_a_task_older_than_the_supervisor(autojump_clock: MockClock) -> None:

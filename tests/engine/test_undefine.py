@@ -75,6 +75,13 @@ async def test_a_name_that_nothing_is_defined_under_is_refused(autojump_clock: M
         assert defined(sup) == {"chat#0": Phase.GONE}
 
 
+async def test_one_whose_model_has_a_hash_sign_is_named_by_its_key(autojump_clock: MockClock) -> None:
+    async with staged(Stage()) as sup:
+        sup.define(CHAT, model="chat#large")
+        with pytest.raises(trio_sup.UnknownBackend, match=r"known are chat, chat#large#0; did you mean 'chat#large#0'"):
+            await sup.start("chat#large")
+
+
 async def test_what_others_need_is_kept_if_it_is_to_be(autojump_clock: MockClock) -> None:
     async with staged(Stage()) as sup:
         sup.define(spec("embed"))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -18,7 +19,7 @@ import trio
 import trio_sup
 from tests.guard.shapes import SHAPES
 from tests.guard.talking import Talker, end, is_alive, talker
-from trio_sup import StateDirectoryInUse, events
+from trio_sup import StateDirectoryInUse, _exit_files, events
 from trio_sup.engine._tree import all_ended
 from trio_sup.engine._tree_ledger import Supervisor, boot_id, now
 from trio_sup.guard._proc import Process, read_process
@@ -337,6 +338,25 @@ async def test_while_another_one_opens_it_is_refused(state: Path) -> None:
         os.close(descriptor)
     async with trio_sup.open_supervisor(state_dir=state, system=FakeSystem()):
         pass
+
+
+async def test_a_fork_of_the_host_while_it_opens_keeps_nobody_out(
+    state: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    real = _exit_files.remove_unfinished
+
+    def forking(directory: Path) -> None:
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                if os.readlink(f"/proc/self/fd/{name}") == str(state / "trees"):
+                    # Shares the lock, as the copy in a fork does.
+                    request.addfinalizer(partial(os.close, os.dup(int(name))))
+        real(directory)
+
+    monkeypatch.setattr(_exit_files, "remove_unfinished", forking)
+    for _ in range(2):
+        async with trio_sup.open_supervisor(state_dir=state, system=FakeSystem()):
+            pass
 
 
 REPLACES_ITSELF = """

@@ -39,12 +39,13 @@ class EventStream:
 
     It ends when the supervisor does. An observer that falls behind by more than 1000 events loses the oldest ones,
     and gets an [`EventsLost`][trio_sup.events.EventsLost] in their place. Cancellation while waiting loses nothing.
+    Of several tasks that read one stream, each event goes to one.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque()
         self._lost = 0
-        self._news = trio.Event()
+        self._news = trio.lowlevel.ParkingLot()
         self._closed = False
 
     def _push(self, event: Event) -> None:
@@ -52,11 +53,11 @@ class EventStream:
             self._waiting.popleft()
             self._lost += 1
         self._waiting.append(event)
-        self._news.set()
+        self._news.unpark_all()
 
     def _close(self) -> None:
         self._closed = True
-        self._news.set()
+        self._news.unpark_all()
 
     def __aiter__(self) -> EventStream:
         return self
@@ -66,8 +67,7 @@ class EventStream:
         while not self._waiting:
             if self._closed:
                 raise StopAsyncIteration
-            self._news = trio.Event()
-            await self._news.wait()
+            await self._news.park()
         if self._lost:
             first = self._waiting[0]
             lost, self._lost = self._lost, 0

@@ -10,7 +10,7 @@ import trio
 from .._log_lines import LogLine
 from .._phases import Phase
 from .._reports import Backend, ExitReport
-from .._values import BackendSpec, ProcessKey, to_key
+from .._values import BackendSpec, ProcessKey, to_identifier, to_key
 from ._event_stream import EventHub, EventStream
 from ._log_reader import LogFollower
 from ._logs import Logs
@@ -55,8 +55,11 @@ class Looking:
         """The keys that *identifier* means: an exact key, a model (its replicas), or a backend name or alias.
 
         A text with ``#`` that is no exact key means nothing.
+
+        Raises:
+            InvalidValue: *identifier* is neither text nor a key.
         """
-        return self._table.resolve(identifier)
+        return self._table.resolve(to_identifier(identifier))
 
     def is_running(self, identifier: ProcessKey | str) -> bool:
         """Whether *identifier* means at least one live process that is not on its way to the end."""

@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -166,4 +166,6 @@ def _only_one_opens(state_dir: Path, directory: Path) -> Iterator[None]:
             _log.debug("%s cannot be locked: %s", directory, error)
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a fork of the host, made meanwhile, would keep it
         os.close(descriptor)

@@ -110,9 +110,8 @@ class SlotTable:
         """Wake those who wait for a change of *slot*."""
         self.changes.happened(str(slot.key), slot.key.model, *slot.spec.names())
 
-    def resolve(self, identifier: ProcessKey | str) -> tuple[ProcessKey, ...]:
+    def resolve(self, identifier: str) -> tuple[ProcessKey, ...]:
         """The keys of slots that *identifier* means."""
-        identifier = str(identifier)
         found = self._meanings.get(identifier)
         if found is None:
             found = resolve(identifier, ((slot.key, slot.spec) for slot in self))
@@ -131,6 +130,11 @@ class SlotTable:
 
     def unknown(self, identifier: str) -> UnknownBackend:
         """An error that says which names would be known."""
-        names = {name for key, spec in self.defined.items() for name in (key.model, *spec.names())}
+        names = {name for key, spec in self.defined.items() for name in (_called(key), *spec.names())}
         known = sorted(names) if len(names) <= 20 else difflib.get_close_matches(identifier, sorted(names), n=20)
         return UnknownBackend(identifier, known)
+
+
+def _called(key: ProcessKey) -> str:
+    """The shortest name that means *key*."""
+    return str(key) if "#" in key.model else key.model

@@ -11,7 +11,7 @@ import trio
 from .._options import named
 from .._phases import Cause
 from .._reports import Backend, StopReport, to_reason
-from .._values import BackendSpec, ProcessKey, to_count, to_key
+from .._values import BackendSpec, ProcessKey, to_count, to_identifier, to_key
 from ..bridge import Channel
 from ..errors import CallFailed, InvalidValue
 from ._ending import KILL_TIMEOUT
@@ -215,7 +215,7 @@ class Supervisor(Looking, ReleaseMethods):
         elif model is not None or replica:
             raise InvalidValue(backend, "a name says by itself which slot is meant: leave out model and replica")
         else:
-            identifier = str(backend)
+            identifier = to_identifier(backend)
             self._wishes.define_release(identifier)
         slot = await self._leasing.lease(identifier)
         try:
@@ -246,7 +246,7 @@ class Supervisor(Looking, ReleaseMethods):
             One report per key.
 
         Raises:
-            InvalidValue: *reason* is no such line; nothing was stopped.
+            InvalidValue: *reason* is no such line, or *identifier* neither text nor a key; nothing was stopped.
             StopFailed: Processes survived; it names them.
             StillNeeded: Others need it, and *dependents* says to refuse then; nothing was changed.
 
@@ -286,9 +286,10 @@ class Supervisor(Looking, ReleaseMethods):
 
         Cancellation: as with `stop`.
         """
-        keys = self._table.definitions_of(str(identifier))
+        identifier = to_identifier(identifier)
+        keys = self._table.definitions_of(identifier)
         if not keys:
-            raise self._table.unknown(str(identifier))
+            raise self._table.unknown(identifier)
         slots = [slot for slot in map(self._table.get, keys) if slot is not None]
         return await self._stop(slots, force, reason, dependents, forgotten=keys)
 
