@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -107,14 +108,21 @@ class ReleaseChanges:
                 elif then == "restart":
                     again.extend(await self._end_for_restart(self._running_from(name), f"upgrade of {name}"))
 
-            async with self.installer.staged_upgrade(name, report=report) as staged:
-                running = self._running_from(name)
-                release = await staged.commit(before=end_those_that_run)
-            self.releases.hub.publish(events.ReleaseInstalled(release=release, replaced=previous))
-            if then != "stop":
-                report(InstallProgress(backend=release.name, phase=InstallPhase.STARTING))
-            restarted, failed = await (self._roll(running, name) if then == "rolling" else self._outcomes(again))
-            report(InstallProgress(backend=release.name, phase=InstallPhase.DONE))
+            def tell(phase: InstallPhase) -> None:
+                with suppress(Exception):  # it is in place, whoever fails to hear of it
+                    report(InstallProgress(backend=release.name, phase=phase))
+
+            with trio.CancelScope() as finishing:
+                async with self.installer.staged_upgrade(name, report=report) as staged:
+                    running = self._running_from(name)
+                    release = await staged.commit(before=end_those_that_run)
+                    # What follows ends when those that are started again are ready, or given up, or stopped.
+                    finishing.shield = True
+                self.releases.hub.publish(events.ReleaseInstalled(release=release, replaced=previous))
+                if then != "stop":
+                    tell(InstallPhase.STARTING)
+                restarted, failed = await (self._roll(running, name) if then == "rolling" else self._outcomes(again))
+                tell(InstallPhase.DONE)
             return Upgraded(
                 release=release, previous=previous, stopped=tuple(stopped), restarted=restarted, failed=failed
             )
