@@ -461,6 +461,24 @@ async def test_a_deletion_stops_what_runs_by_whichever_name(tmp_path: Path, back
                 await sup.delete("engine")
 
 
+async def test_what_was_stopped_because_it_needed_them_is_named_too(tmp_path: Path, backends: Path) -> None:
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            await sup.install(str(write_release(tmp_path / "one")))
+            await sup.install(str(write_release(tmp_path / "two")))
+            changes: tuple[Callable[[], Awaitable[trio_sup.Upgraded | trio_sup.Deleted | None]], ...] = (
+                partial(sup.upgrade, "one", then="stop", force=True),
+                partial(sup.delete, "one"),
+            )
+            for change in changes:
+                await sup.start(spec("one"))
+                await sup.start(spec("two", needs=["one"]))
+                changed = await change()
+                assert changed is not None
+                assert list(map(str, changed.stopped)) == ["one#0", "two#0"]
+                assert sup.backends == ()
+
+
 @pytest.mark.parametrize("change", ["delete", "upgrade", "upgrade and leave stopped"])
 async def test_what_cannot_be_stopped_keeps_its_files(
     tmp_path: Path, backends: Path, monkeypatch: pytest.MonkeyPatch, change: str

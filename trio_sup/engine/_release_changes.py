@@ -165,13 +165,14 @@ class ReleaseChanges:
         return [slot for slot in self._meaning(name) if slot.is_live() and not slot.is_leaving()]
 
     async def _stop(self, slots: Sequence[Slot], why: str) -> list[ProcessKey]:
-        """Stop *slots*, in parallel and with those that need them before them.
+        """Stop *slots*, in parallel and with those that need them before them; returns the keys of all of these.
 
         Raises:
             StopFailed: Something of them is left.
         """
+        dependents = self.stopping.needs.dependents_of(slots)
         await reports_of(self.stopping.begin(slots, Cause.ASKED, asked_by=why))
-        return [slot.key for slot in slots]
+        return [slot.key for slot in (*slots, *dependents)]
 
     async def _end_for_restart(self, slots: Sequence[Slot], why: str) -> list[tuple[Slot, Wanted]]:
         """End what runs in *slots*, with its next start queued; those who need them stay.
