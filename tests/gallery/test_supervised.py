@@ -436,6 +436,26 @@ async def test_nothing_newer_is_no_upgrade(tmp_path: Path, backends: Path) -> No
                 await sup.upgrade("two")
 
 
+async def test_upgrades_at_the_same_time_replace_and_restart_once(tmp_path: Path, backends: Path) -> None:
+    entry = {"name": "one", "uri": str(write_release(tmp_path / "one"))}
+    gallery = write_index(backends, {**entry, "version": "1"})
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends, index=(gallery,))) as sup:
+            await sup.install("one")
+            backend = await sup.start(spec("one"))
+            write_index(backends, {**entry, "version": "2"})
+            outcomes: list[trio_sup.Upgraded | None] = []
+
+            async def upgrade() -> None:
+                outcomes.append(await sup.upgrade("one"))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(upgrade)
+            assert len([each for each in outcomes if each is not None]) == 1
+            assert [each.generation for each in sup.backends] == [backend.generation + 1]
+
+
 # ---- deletions
 
 

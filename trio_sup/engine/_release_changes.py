@@ -95,8 +95,10 @@ class ReleaseChanges:
         previous = self.releases.find(name)
 
         async def upgrade(report: OnProgress) -> Upgraded | None:
-            if not force and not await self.installer.upgrades([name]):
+            newer = () if force else await self.installer.upgrades([name])
+            if not force and not newer:
                 return None
+            instead_of = newer[0].release.metadata if newer else None
             stopped: list[ProcessKey] = []
             again: list[tuple[Slot, Wanted]] = []
 
@@ -113,7 +115,9 @@ class ReleaseChanges:
                     report(InstallProgress(backend=release.name, phase=phase))
 
             with trio.CancelScope() as finishing:
-                async with self.installer.staged_upgrade(name, report=report) as staged:
+                async with self.installer.staged_upgrade(name, instead_of=instead_of, report=report) as staged:
+                    if staged.installed is not None:
+                        return None
                     running = self._running_from(name)
                     release = await staged.commit(before=end_those_that_run)
                     # What follows ends when those that are started again are ready, or given up, or stopped.
