@@ -179,7 +179,7 @@ class Upgraded:
     Attributes:
         release: What is installed now.
         previous: What was installed before.
-        stopped: The backends that were stopped, and not started again.
+        stopped: The backends that were stopped, and not started again; those that need them come last.
         restarted: Those that run from the new release now.
         failed: Those that were to be started again and could not be, each with the reason; a rolling upgrade leaves the
             ones after the first of them as they were.
@@ -198,7 +198,7 @@ class Deleted:
 
     Attributes:
         release: What was installed.
-        stopped: The backends that ran from it, and were stopped.
+        stopped: The backends that ran from it, and were stopped; and last, those that need them.
     """
 
     release: Release

@@ -312,7 +312,7 @@ class InstallEnded(Event):
 
 @attrs.frozen(kw_only=True)
 class ReleaseDeleted(Event):
-    """A release was deleted; `stopped` are the backends that ran from it until then."""
+    """A release was deleted; `stopped` are the backends that ran until then, from it or with need of what did."""
 
     release: Release
     stopped: Sequence[ProcessKey] = ()

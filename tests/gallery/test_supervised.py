@@ -21,6 +21,8 @@ from trio_sup import (
     BackendSpec,
     Galleries,
     Gallery,
+    InstallPhase,
+    InstallProgress,
     InvalidValue,
     LaunchFailed,
     NoGalleries,
@@ -326,6 +328,68 @@ async def test_a_rolling_upgrade_ends_at_the_first_that_does_not_come_back(tmp_p
             assert [each.pid for each in sup.backends] == [each.pid for each in before[1:]]
 
 
+async def test_a_rolling_upgrade_is_finished_though_its_caller_leaves(tmp_path: Path, backends: Path) -> None:
+    source = write_release(tmp_path / "one", "1")
+    with trio.fail_after(40):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup, trio.open_nursery() as nursery:
+            await sup.install(str(source))
+            for replica in range(3):
+                await sup.start(spec("one"), replica=replica)
+            (source / "version").write_text("2")
+            stream = sup.events()
+            caller = trio.CancelScope()
+
+            async def upgrade() -> None:
+                with caller:
+                    await sup.upgrade("one", then="rolling", force=True)
+
+            nursery.start_soon(upgrade)
+            await next_of(stream, events.BackendStopping)
+            caller.cancel()
+            async for event in stream:
+                assert not isinstance(event, events.InstallEnded)
+                if isinstance(event, events.InstallProgressed) and event.progress.phase is InstallPhase.DONE:
+                    break
+            for backend in sup.backends:
+                assert backend.phase is Phase.READY
+                assert Path(f"/proc/{backend.pid}/cwd/version").read_text() == "2"
+
+
+async def test_the_end_of_the_supervisor_ends_a_rolling_upgrade(tmp_path: Path, backends: Path) -> None:
+    source = write_release(tmp_path / "one", "1")
+    with trio.fail_after(40):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            await sup.install(str(source))
+            for replica in range(2):
+                await sup.start(spec("one"), replica=replica)
+            (source / "run.sh").write_text("#!/bin/sh\nexec sleep 1000\n")
+            stream = sup.events()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(sup.upgrade, "one", then="rolling", force=True))
+                await next_of(stream, events.BackendStarting)
+                nursery.cancel_scope.cancel()
+    assert own_directory(backends) == []
+
+
+@pytest.mark.parametrize("phase", [InstallPhase.STARTING, InstallPhase.DONE])
+async def test_an_upgrade_that_is_in_place_is_finished_whoever_fails_to_hear_of_it(
+    tmp_path: Path, backends: Path, phase: InstallPhase
+) -> None:
+    source = write_release(tmp_path / "one", "1")
+
+    def told(progress: InstallProgress) -> None:
+        if progress.phase is phase:
+            raise RuntimeError("the terminal is gone")
+
+    with trio.fail_after(40):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            await sup.install(str(source))
+            backend = await sup.start(spec("one"))
+            upgraded = await sup.upgrade("one", then="rolling", force=True, on_progress=told)
+            assert upgraded is not None
+            assert upgraded.restarted == (backend.key,)
+
+
 async def test_an_upgrade_that_cannot_be_fetched_stops_nothing(tmp_path: Path, backends: Path) -> None:
     source = write_release(tmp_path / "one")
     with trio.fail_after(30):
@@ -372,6 +436,26 @@ async def test_nothing_newer_is_no_upgrade(tmp_path: Path, backends: Path) -> No
                 await sup.upgrade("two")
 
 
+async def test_upgrades_at_the_same_time_replace_and_restart_once(tmp_path: Path, backends: Path) -> None:
+    entry = {"name": "one", "uri": str(write_release(tmp_path / "one"))}
+    gallery = write_index(backends, {**entry, "version": "1"})
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends, index=(gallery,))) as sup:
+            await sup.install("one")
+            backend = await sup.start(spec("one"))
+            write_index(backends, {**entry, "version": "2"})
+            outcomes: list[trio_sup.Upgraded | None] = []
+
+            async def upgrade() -> None:
+                outcomes.append(await sup.upgrade("one"))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(upgrade)
+            assert len([each for each in outcomes if each is not None]) == 1
+            assert [each.generation for each in sup.backends] == [backend.generation + 1]
+
+
 # ---- deletions
 
 
@@ -395,6 +479,24 @@ async def test_a_deletion_stops_what_runs_by_whichever_name(tmp_path: Path, back
             assert own_directory(backends) == []
             with pytest.raises(UnknownRelease):
                 await sup.delete("engine")
+
+
+async def test_what_was_stopped_because_it_needed_them_is_named_too(tmp_path: Path, backends: Path) -> None:
+    with trio.fail_after(30):
+        async with trio_sup.open_supervisor(galleries=galleries(backends)) as sup:
+            await sup.install(str(write_release(tmp_path / "one")))
+            await sup.install(str(write_release(tmp_path / "two")))
+            changes: tuple[Callable[[], Awaitable[trio_sup.Upgraded | trio_sup.Deleted | None]], ...] = (
+                partial(sup.upgrade, "one", then="stop", force=True),
+                partial(sup.delete, "one"),
+            )
+            for change in changes:
+                await sup.start(spec("one"))
+                await sup.start(spec("two", needs=["one"]))
+                changed = await change()
+                assert changed is not None
+                assert list(map(str, changed.stopped)) == ["one#0", "two#0"]
+                assert sup.backends == ()
 
 
 @pytest.mark.parametrize("change", ["delete", "upgrade", "upgrade and leave stopped"])

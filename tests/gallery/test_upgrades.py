@@ -113,6 +113,21 @@ async def test_of_many_the_one_that_cannot_be_asked_is_passed_over_and_logged(
     assert "whether there is a newer one cannot be told" in caplog.text
 
 
+@pytest.mark.parametrize("nonsense", [LookupError("its own"), 3])
+async def test_a_source_that_fails_in_its_own_way_hides_no_other_upgrade(
+    backends: Path, caplog: pytest.LogCaptureFixture, nonsense: Any
+) -> None:
+    source = Scripted(digests={"test://one/1": ONE, "test://two/1": ONE})
+    installer = installer_of(backends, entry("one"), entry("two"), source=source)
+    for name in ("one", "two"):
+        await installer.install(name)
+    source.digests = {"test://one/1": nonsense, "test://two/1": TWO}
+    assert [upgrade.release.name for upgrade in await installer.upgrades()] == ["two"]
+    assert "whether there is a newer one cannot be told" in caplog.text
+    with pytest.raises(DownloadFailed, match="its source failed with"):
+        await installer.upgrades(["one"])
+
+
 async def test_what_is_not_asked_about(backends: Path, tmp_path: Path) -> None:
     write_version(tmp_path / "system" / "sys", "1")
     entries = (

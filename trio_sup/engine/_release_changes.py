@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -94,8 +95,10 @@ class ReleaseChanges:
         previous = self.releases.find(name)
 
         async def upgrade(report: OnProgress) -> Upgraded | None:
-            if not force and not await self.installer.upgrades([name]):
+            newer = () if force else await self.installer.upgrades([name])
+            if not force and not newer:
                 return None
+            instead_of = newer[0].release.metadata if newer else None
             stopped: list[ProcessKey] = []
             again: list[tuple[Slot, Wanted]] = []
 
@@ -107,14 +110,23 @@ class ReleaseChanges:
                 elif then == "restart":
                     again.extend(await self._end_for_restart(self._running_from(name), f"upgrade of {name}"))
 
-            async with self.installer.staged_upgrade(name, report=report) as staged:
-                running = self._running_from(name)
-                release = await staged.commit(before=end_those_that_run)
-            self.releases.hub.publish(events.ReleaseInstalled(release=release, replaced=previous))
-            if then != "stop":
-                report(InstallProgress(backend=release.name, phase=InstallPhase.STARTING))
-            restarted, failed = await (self._roll(running, name) if then == "rolling" else self._outcomes(again))
-            report(InstallProgress(backend=release.name, phase=InstallPhase.DONE))
+            def tell(phase: InstallPhase) -> None:
+                with suppress(Exception):  # it is in place, whoever fails to hear of it
+                    report(InstallProgress(backend=release.name, phase=phase))
+
+            with trio.CancelScope() as finishing:
+                async with self.installer.staged_upgrade(name, instead_of=instead_of, report=report) as staged:
+                    if staged.installed is not None:
+                        return None
+                    running = self._running_from(name)
+                    release = await staged.commit(before=end_those_that_run)
+                    # What follows ends when those that are started again are ready, or given up, or stopped.
+                    finishing.shield = True
+                self.releases.hub.publish(events.ReleaseInstalled(release=release, replaced=previous))
+                if then != "stop":
+                    tell(InstallPhase.STARTING)
+                restarted, failed = await (self._roll(running, name) if then == "rolling" else self._outcomes(again))
+                tell(InstallPhase.DONE)
             return Upgraded(
                 release=release, previous=previous, stopped=tuple(stopped), restarted=restarted, failed=failed
             )
@@ -157,13 +169,14 @@ class ReleaseChanges:
         return [slot for slot in self._meaning(name) if slot.is_live() and not slot.is_leaving()]
 
     async def _stop(self, slots: Sequence[Slot], why: str) -> list[ProcessKey]:
-        """Stop *slots*, in parallel and with those that need them before them.
+        """Stop *slots*, in parallel and with those that need them before them; returns the keys of all of these.
 
         Raises:
             StopFailed: Something of them is left.
         """
+        dependents = self.stopping.needs.dependents_of(slots)
         await reports_of(self.stopping.begin(slots, Cause.ASKED, asked_by=why))
-        return [slot.key for slot in slots]
+        return [slot.key for slot in (*slots, *dependents)]
 
     async def _end_for_restart(self, slots: Sequence[Slot], why: str) -> list[tuple[Slot, Wanted]]:
         """End what runs in *slots*, with its next start queued; those who need them stay.

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from .._gallery_errors import UnknownEntry, UnknownRelease
-from .._releases import InstallPhase, InstallProgress, OnProgress, Release, UnpackLimits
+from .._releases import InstallPhase, InstallProgress, Metadata, OnProgress, Release, UnpackLimits
 from ..errors import InvalidValue, TrioSupError
 from ..strategies import InstallLock
 from ._catalogue import Catalogue
@@ -181,8 +181,13 @@ class Installer:
             yield staged
 
     @asynccontextmanager
-    async def staged_upgrade(self, name: str, *, report: OnProgress = _tell_nobody) -> AsyncIterator[Staged]:
+    async def staged_upgrade(
+        self, name: str, *, instead_of: Metadata | None = None, report: OnProgress = _tell_nobody
+    ) -> AsyncIterator[Staged]:
         """As `staged`, for the newest of the installed release that *name* means, from where it came from.
+
+        Args:
+            instead_of: Of what is to be replaced; if somebody else has done that by then, it is not fetched.
 
         Raises:
             UnknownRelease: It is not installed.
@@ -198,7 +203,7 @@ class Installer:
         report(InstallProgress(backend=release.name, phase=InstallPhase.RESOLVING))
         plan = await self._upgrades.plan_for(release)
         plan = attrs.evolve(plan, asked=meant.name)
-        async with self._staging.of(plan, anew=True, told=report, tell_done=False) as staged:
+        async with self._staging.of(plan, anew=True, instead_of=instead_of, told=report, tell_done=False) as staged:
             yield staged
 
     async def install(

@@ -43,11 +43,14 @@ class Staging:
     now: Callable[[], float]
 
     @asynccontextmanager
-    async def of(self, plan: Plan, *, anew: bool, told: OnProgress, tell_done: bool) -> AsyncIterator[Staged]:
+    async def of(
+        self, plan: Plan, *, anew: bool, told: OnProgress, tell_done: bool, instead_of: Metadata | None = None
+    ) -> AsyncIterator[Staged]:
         """Have *plan* carried out, up to its last step, for the length of the block.
 
         Args:
             anew: Fetch it although it is installed.
+            instead_of: See `Installer.staged_upgrade`.
             tell_done: Whether to tell when it is live.
         """
         candidates, failures = candidates_for(plan, self.source_of, require_integrity=self.require_integrity)
@@ -66,10 +69,11 @@ class Staging:
                 # Somebody else may have installed it, or deleted it, while we waited.
                 inventory = self.store.inventory(self.capability)
                 there = inventory.get(plan.asked)
-                if there is not None and there.runnable and not anew:
+                old = inventory.concrete(plan.concrete)
+                replaced = instead_of is not None and old is not None and old.metadata != instead_of
+                if there is not None and there.runnable and (replaced or not anew):
                     yield Staged(installed=there, what=plan.asked, find=lambda: there)
                     return
-                old = inventory.concrete(plan.concrete)
                 box = self._make_box(plan)
                 try:
                     if anew or old is None or not old.runnable:

@@ -161,9 +161,14 @@ class Upgrades:
                 offered = await self.source_of(address.uri, address.scheme).digest(address.uri)
                 if offered is None:
                     raise NewerNotTold(in_words(address.uri))
+                if not isinstance(offered, str):
+                    raise TypeError(f"digest() returned {offered!r}")
                 return by_digest(installed.digest, offered)
             except (TrioSupError, OSError) as error:
                 failed = error
+            except Exception as error:
+                failed = DownloadFailed(in_words(place), f"its source failed with {type(error).__name__}: {error}")
+                failed.__cause__ = error
         if failed is not None:
             if isinstance(failed, TrioSupError):
                 raise failed

@@ -90,7 +90,8 @@ async def _upgraded(upgrade: Upgrade, installer: Installer, changes: Changes) ->
     name = upgrade.release.name
     try:
         with changes.one(name):
-            await changes.put_in_place(installer, installer.staged_upgrade(name, report=changes.report))
+            staging = installer.staged_upgrade(name, instead_of=upgrade.release.metadata, report=changes.report)
+            await changes.put_in_place(installer, staging)
     except BrokenPipeError:
         raise
     except (TrioSupError, OSError) as error:
