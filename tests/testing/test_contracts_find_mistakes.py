@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 import trio
 
 from trio_sup import BackendSpec
-from trio_sup.strategies import InstallLock, Probe, ProbeTarget, WarmUp, WarmUpTarget
-from trio_sup.testing.contracts import InstallLockContract, ProbeContract, WarmUpContract
+from trio_sup.strategies import InstallLock, Launch, LaunchPreparation, Probe, ProbeTarget, WarmUp, WarmUpTarget
+from trio_sup.testing.contracts import InstallLockContract, LaunchPreparationContract, ProbeContract, WarmUpContract
 from trio_sup.testing.contracts._common import SYNCHRONOUS_LIMIT
 
 
@@ -48,6 +49,24 @@ class KeepsNobodyOut:
     async def hold(self, backend: str, *, shared: bool) -> AsyncIterator[None]:
         await trio.lowlevel.checkpoint()
         yield
+
+
+class ChangesTheSpecification:
+    def check(self, spec: BackendSpec) -> None:
+        """Nothing to look at."""
+
+    def prepare(self, launch: Launch) -> Launch:
+        cast(dict[str, str], launch.spec.env)["MINE"] = "1"
+        return launch
+
+
+def test_a_preparation_that_changes_the_specification_fails() -> None:
+    class Contract(LaunchPreparationContract):
+        def make(self) -> LaunchPreparation:
+            return ChangesTheSpecification()
+
+    with pytest.raises(AssertionError, match="changes the specification"):
+        Contract().test_what_it_was_given_is_not_changed("usual")
 
 
 def test_a_probe_that_returns_its_verdict_fails() -> None:
