@@ -310,6 +310,19 @@ class Told:
             raise RuntimeError("told so")
 
 
+class Denies(Told):
+    """A probe that returns what it should raise."""
+
+    async def check(self, target: ProbeTarget) -> bool:  # type: ignore[override]  # the vice under test
+        return self.ill
+
+
+async def test_a_probe_that_returns_false_has_not_passed(autojump_clock: MockClock) -> None:
+    async with supervised() as (sup, _):
+        with pytest.raises(trio_sup.NotReadyInTime, match="the probe returned False"):
+            await sup.start(attrs.evolve(SPEC, readiness=Readiness(probe=Denies())))
+
+
 async def test_readiness_and_liveness_have_probes_of_their_own(autojump_clock: MockClock) -> None:
     takes_calls, lives = Told(), Told()
     readiness = Readiness(probe=takes_calls, period=1, failure_threshold=1)

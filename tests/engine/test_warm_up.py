@@ -227,6 +227,22 @@ async def test_a_budget_that_is_none_fails_the_start(autojump_clock: MockClock, 
         assert warm_up.runs == []
 
 
+class Denies:
+    """A warm-up that returns what it should raise."""
+
+    def budget(self, spec: BackendSpec) -> float:
+        return 1.0
+
+    async def warm_up(self, target: WarmUpTarget) -> bool:
+        return False
+
+
+async def test_one_that_returns_false_fails_the_start(autojump_clock: MockClock) -> None:
+    async with supervised() as (sup, _):
+        with pytest.raises(trio_sup.WarmUpFailed, match="returned False"):
+            await sup.start(warmed(Denies()))
+
+
 async def test_one_that_is_not_asynchronous_fails_the_start(autojump_clock: MockClock) -> None:
     class Synchronous(Doing):
         def warm_up(self, target: WarmUpTarget) -> None:  # type: ignore[override]  # the mistake

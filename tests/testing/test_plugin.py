@@ -65,6 +65,19 @@ def test_what_survives_fails_the_test_and_is_named(tmp_path: Path, what: str) ->
     assert "2 passed, 1 error" in said, said
 
 
+def test_a_descriptor_in_the_place_of_another_is_named(tmp_path: Path) -> None:
+    code = """
+import os
+
+BEFORE = os.open("/dev/null", os.O_RDONLY)
+
+def test_leaves(nothing_survives):
+    os.close(BEFORE)
+    assert os.open("/dev/zero", os.O_RDONLY) == BEFORE
+"""
+    assert "(/dev/zero)" in run_pytest(tmp_path, code)
+
+
 def test_a_trio_run_that_goes_on_is_named(tmp_path: Path) -> None:
     code = """
 import threading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -54,11 +55,14 @@ class ReadinessGate:
     async def check(self, slot: Slot, attempt: Attempt, probe: Probe, call_timeout: float) -> str | None:
         """One health check with the proof of identity: None if both passed, else the reason."""
         target = self._target(slot, attempt, call_timeout)
-        result = await self.side.run(f"probe of {slot.key}", partial(probe.check, target), budget=call_timeout)
+        check: Callable[[], Awaitable[object]] = partial(probe.check, target)
+        result = await self.side.run(f"probe of {slot.key}", check, budget=call_timeout)
         if result.timed_out:
             return f"no answer within {call_timeout:g} s"
         if not result.finished or result.error is not None:
             return str(result.error) or repr(result.error)
+        if result.value is False:
+            return "the probe returned False"
         if attempt.spec.identity == "off":
             return None
         assert attempt.child is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -62,9 +63,12 @@ class WarmingUp:
             budget = self.calls.budget_of(name, warm_up, target.spec)
         except NoBudget as why:
             return f"the warm-up {name!r} failed: {why}"
-        result = await self.side.run(f"warm-up of {target.key}", partial(warm_up.warm_up, target), budget=budget)
+        warm: Callable[[], Awaitable[object]] = partial(warm_up.warm_up, target)
+        result = await self.side.run(f"warm-up of {target.key}", warm, budget=budget)
         if result.timed_out:
             return f"the warm-up {name!r} took longer than its budget of {budget:g} s"
         if result.error is not None:
             return str(result.error) or repr(result.error)
+        if result.value is False:
+            return f"the warm-up {name!r} returned False"
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -17,6 +18,15 @@ class _CancelAtStep(trio.abc.Instrument):
         self.steps += 1
         if self.steps == self._step:
             self._scope.cancel()
+
+
+@contextmanager
+def _telling(step: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"when it was cancelled at step {step}")
+        raise
 
 
 async def cancel_at_every_step(
@@ -34,17 +44,24 @@ async def cancel_at_every_step(
 
     Returns:
         How many steps the operation has.
+
+    Raises:
+        ValueError: *stride* is less than 1.
+        Exception: What the operation or the check raises, with a note that names the step.
     """
+    if stride < 1:
+        raise ValueError(f"stride: expected at least 1 (got {stride!r})")
     step = 1
     while True:
-        with trio.CancelScope() as scope:
-            instrument = _CancelAtStep(step, scope)
-            trio.lowlevel.add_instrument(instrument)
-            try:
-                await operation()
-            finally:
-                trio.lowlevel.remove_instrument(instrument)
-        await check()
+        with _telling(step):
+            with trio.CancelScope() as scope:
+                instrument = _CancelAtStep(step, scope)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    await operation()
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            await check()
         if instrument.steps < step:
             return instrument.steps
         step += stride

@@ -55,6 +55,14 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def _file_of(number: int) -> tuple[int, int] | None:
+    """Which file it is: a number is used again as soon as it has been closed."""
+    with suppress(OSError):
+        status = os.fstat(number)
+        return status.st_dev, status.st_ino
+    return None
+
+
 def ports() -> dict[tuple[str, int], str]:
     """The TCP ports that sockets of this process are bound to, by the socket and the port."""
     found = {}
@@ -103,7 +111,7 @@ class Traces:
         looks: dict[str, Mapping[Any, str]] = {
             "processes": own_processes(),
             "ports": ports(),
-            "descriptors": descriptors(),
+            "descriptors": {(number, _file_of(number)): text for number, text in descriptors().items()},
             "files": files(runtime_directory),
             "tasks": tasks(),
         }

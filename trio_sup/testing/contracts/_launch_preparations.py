@@ -101,9 +101,10 @@ class LaunchPreparationContract(StrategyContract):
     @_EVERY_ENVIRONMENT
     def test_what_it_was_given_is_not_changed(self, environment: str) -> None:
         launch = self.launch(environment)
-        before = _content_of(launch)
+        before, specified = _content_of(launch), attrs.asdict(launch.spec)
         self.make().prepare(launch)
         assert _content_of(launch) == before
+        assert attrs.asdict(launch.spec) == specified, "it changes the specification, and with it every later launch"
 
     @_EVERY_ENVIRONMENT
     def test_whom_it_is_for_stays(self, environment: str) -> None:

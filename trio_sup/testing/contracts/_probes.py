@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -64,11 +64,13 @@ async def _listener() -> AsyncIterator[socket.socket]:
 
 async def _failure_of(probe: Probe, target: ProbeTarget) -> Exception | None:
     """What the check raises, bounded as the engine bounds it."""
+    check: Callable[[ProbeTarget], Awaitable[object]] = probe.check
     with trio.move_on_after(target.call_timeout) as budget_scope:
         try:
-            await probe.check(target)
+            returned = await check(target)
         except Exception as error:
             return error
+        assert returned is None, f"check() returned {returned!r}: it must return nothing, and raise if it fails"
     return TimeoutError("it took longer than call_timeout") if budget_scope.cancelled_caught else None
 
 
@@ -97,6 +99,16 @@ class ProbeContract(StrategyContract):
     def test_one_that_proves_grpc_needs_a_listener(self) -> None:
         probe = self.make()
         assert probe.needs_listener or not probe.speaks_grpc
+
+    @pytest.mark.parametrize("instead", ["http", "mute"])
+    def test_one_that_proves_grpc_fails_where_something_else_listens(self, instead: str) -> None:
+        async def play() -> None:
+            options: dict[str, Any] = {"http": 200} if instead == "http" else {"mute": True}
+            async with _running(options) as port, _target_on(port, call_timeout=1.0) as target:
+                assert await _failure_of(self.make(), target) is not None, "it passes, so speaks_grpc must be False"
+
+        if self.make().speaks_grpc:
+            run_real(play)
 
     @pytest.mark.parametrize("checks", [1, 3])
     def test_it_passes_for_a_good_backend_each_time(self, checks: int) -> None:

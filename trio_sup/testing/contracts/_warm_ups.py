@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from .._cancellation import cancel_at_every_step
 from .._fakes import FakeBackend, FakeChild, FakeSystem
 from .._fast import run_fast
 from .._scripted import scripted_backend
-from ._common import StrategyContract, if_promised, leaving_nothing, run_real
+from ._common import SYNCHRONOUS_LIMIT, StrategyContract, if_promised, leaving_nothing, longest_step, run_real
 
 _TOKEN = "contract-t0ken"
 _OBEY = 0.05
@@ -71,11 +71,13 @@ async def _mute_target(*, listens: bool) -> AsyncIterator[WarmUpTarget]:
 
 async def _failure_of(warm_up: WarmUp, target: WarmUpTarget, limit: float = math.inf) -> Exception | None:
     """What the warm-up raises, bounded as the engine bounds it."""
+    warm: Callable[[WarmUpTarget], Awaitable[object]] = warm_up.warm_up
     with trio.move_on_after(min(limit, warm_up.budget(target.spec))) as budget_scope:
         try:
-            await warm_up.warm_up(target)
+            returned = await warm(target)
         except Exception as error:
             return error
+        assert returned is None, f"warm_up() returned {returned!r}: it must return nothing, and raise if it fails"
     return TimeoutError("it took longer than its budget") if budget_scope.cancelled_caught else None
 
 
@@ -191,6 +193,14 @@ class WarmUpContract(StrategyContract):
 
         with leaving_nothing(self.directory):
             run_real(play)
+
+    def test_it_blocks_nobody(self) -> None:
+        async def play() -> None:
+            async with _real_target(self.good[0]) as target:
+                took = [await longest_step(_failure_of, self.make(), target, 20.0) for _ in range(5)]
+            assert min(took) < SYNCHRONOUS_LIMIT, f"at best {min(took):.3f} s in one step: everything else waits for it"
+
+        run_real(play)
 
     def test_it_warms_up_several_at_the_same_time(self) -> None:
         async def play() -> None:
