@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import attrs
 from cyclopts import App, CycloptsError, Parameter
 
 from ._default_config import DEFAULT_CONFIG
-from ._option_types import ConfigFile, Flag, PluginOption
+from ._option_types import All, ConfigFile, Flag, PluginOption
 
 if TYPE_CHECKING:
     from ._gallery_setup import GallerySetup
@@ -39,7 +39,28 @@ class Where:
     plugin: PluginOption = ()
 
 
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Which:
+    """Which entries of the galleries are shown, and as of when.
+
+    Parameters
+    ----------
+    tag
+        Only those with this tag.
+    every
+        Those for other machines as well, and each build by itself.
+    refresh
+        Ask the galleries now, and not only if they were last asked more than an hour ago.
+    """
+
+    tag: str | None = None
+    every: All = False
+    refresh: Flag = False
+
+
 USUAL = Where()
+EVERYTHING = Which()
 
 
 def add_gallery_commands(app: App) -> None:
@@ -90,7 +111,7 @@ def add_gallery_commands(app: App) -> None:
     @app.command
     def upgrade(
         *names: str,
-        every: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,
+        every: All = False,
         check: Flag = False,
         where: Where = USUAL,
         json: Flag = False,
@@ -166,9 +187,7 @@ def _gallery_app() -> App:
     @gallery.command(name="list")
     def list_(
         *,
-        tag: str | None = None,
-        every: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,
-        refresh: Flag = False,
+        which: Which = EVERYTHING,
         where: Where = USUAL,
         json: Flag = False,
     ) -> int:
@@ -178,28 +197,19 @@ def _gallery_app() -> App:
 
         Parameters
         ----------
-        tag
-            Only those with this tag.
-        every
-            Those for other machines as well, and each build by itself.
-        refresh
-            Ask the galleries now, and not only if they were last asked more than an hour ago.
         json
             Print one JSON document instead.
         """
         from ._gallery_listing import list_backends
 
-        setup = _setup(where)
-        return list_backends(setup, tag=tag, every=every, refresh=refresh, as_json=json)
+        return list_backends(_setup(where), tag=which.tag, every=which.every, refresh=which.refresh, as_json=json)
 
     @gallery.command
     def search(
         text: str,
         /,
         *more: str,
-        tag: str | None = None,
-        every: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,
-        refresh: Flag = False,
+        which: Which = EVERYTHING,
         where: Where = USUAL,
         json: Flag = False,
     ) -> int:
@@ -211,19 +221,13 @@ def _gallery_app() -> App:
             A word, in any case of letters.
         more
             Further ones.
-        tag
-            Only those with this tag.
-        every
-            Those for other machines as well, and each build by itself.
-        refresh
-            Ask the galleries now, and not only if they were last asked more than an hour ago.
         json
             Print one JSON document instead.
         """
         from ._gallery_listing import list_backends
 
-        setup = _setup(where)
-        return list_backends(setup, " ".join((text, *more)), tag=tag, every=every, refresh=refresh, as_json=json)
+        text = " ".join((text, *more))
+        return list_backends(_setup(where), text, tag=which.tag, every=which.every, refresh=which.refresh, as_json=json)
 
     @gallery.command
     def show(

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 Flag = Annotated[bool, Parameter(negative="")]
+All = Annotated[bool, Parameter(name=["--all", "-a"], negative="")]
 ConfigFile = Annotated[Path, Parameter(name=["--config", "-c"])]
 PluginOption = Annotated[
     tuple[str, ...],
