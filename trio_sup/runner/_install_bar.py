@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from .._releases import InstallPhase, InstallProgress
-from ._install_display import amount, in_words, rate
+from ._install_display import Display, amount, in_words, rate
 
 APART = 0.1
 """Seconds between two frames of one phase, at least."""
@@ -24,7 +24,7 @@ MOST_HOURS = 99
 """Beyond, nobody wants to know how long the rest takes."""
 
 
-class Bar:
+class Bar(Display):
     """One line that is drawn again with the reports, and taken away at the end; it is the caller's to say how it went.
 
     No thread and no timer of its own draws it.

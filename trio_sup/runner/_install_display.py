@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from .._releases import InstallPhase, InstallProgress
 from ._stderr import say, warn
@@ -25,19 +25,21 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _MEASURED = (InstallPhase.DOWNLOADING, InstallPhase.VERIFYING, InstallPhase.UNPACKING)
 
 
-class Display(Protocol):
+class Display(abc.ABC):
     """Shows how far installations have come, one after the other."""
 
+    @abc.abstractmethod
     def report(self, progress: InstallProgress) -> None:
         """Show it, if it is news enough."""
 
-    def tick(self) -> None:
+    def tick(self) -> None:  # noqa: B027  # most have nothing to do
         """Called now and then, so that it can be seen that nothing happens."""
 
     def warn(self, text: str) -> None:
         """Tell people something that stays, while installations go on."""
+        warn(text)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most have nothing to do
         """Leave the terminal as it was; nothing more will be reported."""
 
 
@@ -81,7 +83,7 @@ class InstallNews:
         return since >= LINES_APART and int(progress.fraction * TELLS) > int((told.fraction or 0.0) * TELLS)
 
 
-class Lines:
+class Lines(Display):
     """A line on stderr for whatever is news."""
 
     def __init__(self) -> None:
@@ -93,18 +95,8 @@ class Lines:
         if text is not None:
             say(text)
 
-    def tick(self) -> None:
-        """See `Display.tick`."""
 
-    def warn(self, text: str) -> None:
-        """See `Display.warn`."""
-        warn(text)
-
-    def close(self) -> None:
-        """See `Display.close`."""
-
-
-class JsonLines:
+class JsonLines(Display):
     """One JSON object for each phase on stdout, and then several a second."""
 
     def __init__(self) -> None:
@@ -132,16 +124,6 @@ class JsonLines:
             "detail": progress.detail or None,
         }
         print(json.dumps(document), flush=True)
-
-    def tick(self) -> None:
-        """See `Display.tick`."""
-
-    def warn(self, text: str) -> None:
-        """See `Display.warn`."""
-        warn(text)
-
-    def close(self) -> None:
-        """See `Display.close`."""
 
 
 def in_words(progress: InstallProgress) -> str:
