@@ -91,8 +91,7 @@ class Launching:
 
     async def _lock(self, slot: Slot, backend: str, nursery: trio.Nursery) -> LockHolder:
         """Wait for the install lock; the built-in one takes over from one that fails."""
-        holder = LockHolder(self.side, self.install_lock, backend)
-        nursery.start_soon(holder.run, name=f"install lock of {backend}")
+        holder = self._holder(self.install_lock, backend, nursery)
         if await self._acquired(slot, backend, holder):
             return holder
         beside_releases = self.releases is not None and self.install_lock == FileLock(self.releases.locks_dir)
@@ -102,14 +101,18 @@ class Launching:
                 # Releases that one may only read can be run all the same.
                 what, instead = f"it failed: {holder.error}", "one in a directory of this user takes over"
             self._plugin_failed(f"install lock {self.install_lock_name!r}", what, instead)
-            holder = LockHolder(self.side, FileLock(), backend)
-            nursery.start_soon(holder.run, name=f"install lock of {backend}")
+            holder = self._holder(FileLock(), backend, nursery)
             if await holder.acquired():
                 return holder
         with _refusals_told(
             slot.attempt, "the install lock 'file' cannot be had, give it another directory or choose 'memory': "
         ):
             raise holder.error or RuntimeError("the install lock was given up")
+
+    def _holder(self, lock: InstallLock, backend: str, nursery: trio.Nursery) -> LockHolder:
+        holder = LockHolder(self.side, lock, backend)
+        nursery.start_soon(holder.run, name=f"install lock of {backend}")
+        return holder
 
     async def _acquired(self, slot: Slot, backend: str, holder: LockHolder) -> bool:
         """Wait for the lock, and say who has it while that takes long."""
